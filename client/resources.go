@@ -12,7 +12,7 @@ var (
 	ConfigMaps             = core("configmaps")
 	Secrets                = core("secrets")
 	ServiceAccounts        = core("serviceaccounts")
-	Events                 = core("events")
+	EventObjects           = core("events")
 	PersistentVolumes      = core("persistentvolumes")
 	PersistentVolumeClaims = core("persistentvolumeclaims")
 	ReplicationControllers = core("replicationcontrollers")
