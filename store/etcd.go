@@ -1,0 +1,270 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// Etcd is the Store on etcd.
+type Etcd struct {
+	c      *clientv3.Client
+	closed func() error
+}
+
+var _ Store = (*Etcd)(nil)
+
+// OpenEmbedded starts an etcd inside this process, of one member and without
+// network listeners, that keeps its data in dir. It returns when the store
+// serves. Only one process may use dir: a second one gets an error at once.
+func OpenEmbedded(ctx context.Context, dir string) (*Etcd, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("store directory: %w", err)
+	}
+	unlock, err := lock(filepath.Join(dir, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	e, err := startEmbedded(ctx, dir)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("store in %s: %w", dir, err), unlock())
+	}
+	c := v3client.New(e.Server)
+	return &Etcd{c: c, closed: func() error {
+		err := c.Close()
+		if errors.Is(err, context.Canceled) { // how the client says that its watches ended
+			err = nil
+		}
+		e.Close()
+		return errors.Join(err, unlock())
+	}}, nil
+}
+
+// startEmbedded runs etcd tuned for one small machine: short ticks so that the
+// lone member elects itself soon, few batches so that it sleeps when idle.
+func startEmbedded(ctx context.Context, dir string) (*embed.Etcd, error) {
+	cfg := embed.NewConfig()
+	cfg.Name = "knarr"
+	cfg.Dir = filepath.Join(dir, "etcd")
+	peer := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
+	cfg.ListenPeerUrls, cfg.ListenClientUrls, cfg.ListenMetricsUrls = nil, nil, nil
+	cfg.AdvertisePeerUrls, cfg.AdvertiseClientUrls = []url.URL{peer}, []url.URL{peer}
+	cfg.InitialCluster = cfg.Name + "=" + peer.String()
+	cfg.TickMs, cfg.ElectionMs = 50, 250
+	cfg.SnapshotCount = 5000
+	cfg.SnapshotCatchUpEntries = 500
+	cfg.BackendBatchInterval = time.Second
+	cfg.QuotaBackendBytes = 8 << 30
+	cfg.MaxRequestBytes = 4 << 20
+	cfg.MaxSnapFiles, cfg.MaxWalFiles = 2, 3
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quietLogger())
+	e, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-e.Server.ReadyNotify():
+		return e, nil
+	case err := <-e.Err():
+		e.Close()
+		return nil, err
+	case <-ctx.Done():
+		e.Close()
+		return nil, ctx.Err()
+	}
+}
+
+// quietLogger keeps etcd silent: what an operator can act on comes back as an
+// error of a call.
+func quietLogger() *zap.Logger {
+	cfg := zap.NewProductionConfig()
+	cfg.Level = zap.NewAtomicLevelAt(zapcore.DPanicLevel)
+	cfg.DisableStacktrace = true
+	l, err := cfg.Build()
+	if err != nil {
+		return zap.NewNop()
+	}
+	return l
+}
+
+func lock(path string) (unlock func() error, err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("store lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s is in use by another knarr: stop it or choose another --data-dir", filepath.Dir(path))
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f.Close, nil
+}
+
+// OpenEtcd connects to an etcd that runs elsewhere.
+func OpenEtcd(ctx context.Context, cfg clientv3.Config) (*Etcd, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = quietLogger()
+	}
+	cfg.Context = ctx
+	c, err := clientv3.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("etcd %v: %w", cfg.Endpoints, err)
+	}
+	return &Etcd{c: c, closed: c.Close}, nil
+}
+
+// Close implements Store.
+func (s *Etcd) Close() error { return s.closed() }
+
+// Get implements Store.
+func (s *Etcd) Get(ctx context.Context, key string) (*KV, error) {
+	r, err := s.c.Get(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("store: get %s: %w", key, err)
+	}
+	if len(r.Kvs) == 0 {
+		return nil, nil
+	}
+	kv := fromPB(r.Kvs[0])
+	return &kv, nil
+}
+
+func fromPB(kv *mvccpb.KeyValue) KV {
+	return KV{Key: string(kv.Key), Value: kv.Value, Revision: kv.ModRevision}
+}
+
+// Range implements Store.
+func (s *Etcd) Range(ctx context.Context, prefix string, o RangeOptions) (*RangeResult, error) {
+	from := prefix
+	if o.From != "" {
+		from = o.From
+	}
+	opts := []clientv3.OpOption{clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithLimit(o.Limit)}
+	if o.Revision > 0 {
+		opts = append(opts, clientv3.WithRev(o.Revision))
+	}
+	r, err := s.c.Get(ctx, from, opts...)
+	if err != nil {
+		if errors.Is(err, rpctypes.ErrCompacted) {
+			return nil, ErrCompacted
+		}
+		return nil, fmt.Errorf("store: range %s: %w", prefix, err)
+	}
+	out := &RangeResult{KVs: make([]KV, len(r.Kvs)), Revision: r.Header.Revision, More: r.More, Remaining: r.Count - int64(len(r.Kvs))}
+	if o.Revision > 0 {
+		out.Revision = o.Revision
+	}
+	for i, kv := range r.Kvs {
+		out.KVs[i] = fromPB(kv)
+	}
+	return out, nil
+}
+
+// Write implements Store.
+func (s *Etcd) Write(ctx context.Context, w Write) (*WriteResult, error) {
+	op := clientv3.OpPut(w.Key, string(w.Value))
+	if w.Delete {
+		op = clientv3.OpDelete(w.Key)
+	}
+	r, err := s.c.Txn(ctx).
+		If(clientv3.Compare(clientv3.ModRevision(w.Key), "=", w.If)).
+		Then(op).
+		Else(clientv3.OpGet(w.Key)).
+		Commit()
+	if err != nil {
+		return nil, fmt.Errorf("store: write %s: %w", w.Key, err)
+	}
+	if r.Succeeded {
+		return &WriteResult{Done: true, Revision: r.Header.Revision}, nil
+	}
+	out := &WriteResult{}
+	if kvs := r.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
+		kv := fromPB(kvs[0])
+		out.Current = &kv
+	}
+	return out, nil
+}
+
+// Revision implements Store.
+func (s *Etcd) Revision(ctx context.Context) (int64, error) {
+	r, err := s.c.Get(ctx, "\x00", clientv3.WithCountOnly())
+	if err != nil {
+		return 0, fmt.Errorf("store: current revision: %w", err)
+	}
+	return r.Header.Revision, nil
+}
+
+// Compact implements Store.
+func (s *Etcd) Compact(ctx context.Context, revision int64) error {
+	if _, err := s.c.Compact(ctx, revision); err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
+		return fmt.Errorf("store: compact to %d: %w", revision, err)
+	}
+	return nil
+}
+
+// Watch implements Store.
+func (s *Etcd) Watch(ctx context.Context, prefix string, revision int64) Watcher {
+	w := &etcdWatcher{ch: make(chan []Event, 16)}
+	in := s.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(revision))
+	go w.run(ctx, in)
+	return w
+}
+
+type etcdWatcher struct {
+	ch  chan []Event
+	err atomic.Value
+}
+
+func (w *etcdWatcher) Events() <-chan []Event { return w.ch }
+
+func (w *etcdWatcher) Err() error {
+	err, _ := w.err.Load().(error)
+	return err
+}
+
+func (w *etcdWatcher) run(ctx context.Context, in clientv3.WatchChan) {
+	defer close(w.ch)
+	for r := range in {
+		if err := r.Err(); err != nil {
+			if r.CompactRevision > 0 {
+				err = ErrCompacted
+			}
+			w.err.Store(err)
+			return
+		}
+		events := make([]Event, len(r.Events))
+		for i, e := range r.Events {
+			events[i] = Event{KV: fromPB(e.Kv), Deleted: e.Type == mvccpb.DELETE, Created: e.IsCreate()}
+		}
+		if len(events) == 0 {
+			continue
+		}
+		select {
+		case w.ch <- events:
+		case <-ctx.Done():
+			w.err.Store(ctx.Err())
+			return
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		w.err.Store(err)
+	} else {
+		w.err.Store(ErrClosed)
+	}
+}

@@ -1,0 +1,94 @@
+package store_test
+
+import (
+	"bytes"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"knarr.dev/knarr/store"
+	"knarr.dev/knarr/store/storetest"
+)
+
+func TestMemory(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store { return store.NewMemory() })
+}
+
+func embedded(t testing.TB, dir string) *store.Etcd {
+	s, err := store.OpenEmbedded(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestEmbedded(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store {
+		s := embedded(t, t.TempDir())
+		t.Cleanup(func() { s.Close() })
+		return s
+	})
+}
+
+func TestEmbeddedKeepsItsDataAndItsDirectory(t *testing.T) {
+	dir := t.TempDir()
+	s := embedded(t, dir)
+	if _, err := store.OpenEmbedded(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "in use by another knarr") {
+		t.Fatalf("second store in one directory: %v", err)
+	}
+	if _, err := s.Write(t.Context(), store.Write{Key: "/a", Value: []byte("kept")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = embedded(t, dir)
+	defer s.Close()
+	if kv, err := s.Get(t.Context(), "/a"); err != nil || kv == nil || string(kv.Value) != "kept" {
+		t.Fatalf("after reopening: %v, %v", kv, err)
+	}
+}
+
+func TestSealer(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "sub", "key")
+	s, err := store.OpenSealer(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := s.Seal("/a", []byte("secret"))
+	if err != nil || bytes.Contains(sealed, []byte("secret")) {
+		t.Fatalf("sealed value %q, %v", sealed, err)
+	}
+	again, err := store.OpenSealer(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain, err := again.Open("/a", sealed); err != nil || string(plain) != "secret" {
+		t.Fatalf("opened %q, %v", plain, err)
+	}
+	if _, err := again.Open("/b", sealed); err == nil {
+		t.Fatal("a value moved to another key was opened")
+	}
+	if plain, err := again.Open("/a", []byte("plain")); err != nil || string(plain) != "plain" {
+		t.Fatalf("unsealed value: %q, %v", plain, err)
+	}
+}
+
+// How many durable 1 KiB writes 64 writers make.
+func BenchmarkWrite(b *testing.B) {
+	s := embedded(b, b.TempDir())
+	defer s.Close()
+	value := make([]byte, 1024)
+	var n atomic.Int64
+	b.SetParallelism(32)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			key := "/bench/" + strconv.FormatInt(n.Add(1), 10)
+			if r, err := s.Write(b.Context(), store.Write{Key: key, Value: value}); err != nil || !r.Done {
+				b.Fatal(r, err)
+			}
+		}
+	})
+}
