@@ -1,0 +1,165 @@
+// Package volumes prepares the volumes of pods as directories of the node and
+// keeps those current whose content comes from API objects.
+//
+// Layout beneath the root: pods/<uid>/volumes/<kind>/<name>. What is there after
+// a restart is taken up again: preparing a volume is idempotent.
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+
+	"knarr.dev/knarr/client"
+)
+
+// Config is what a Manager needs.
+type Config struct {
+	Root     string // the agent's state directory
+	NodeName string
+	Client   client.Interface
+	Objects  Objects
+	Clock    clock.PassiveClock
+	// Node capacity answers resourceFieldRef of limits that a container does not set.
+	Allocatable func() corev1.ResourceList
+	Log         *slog.Logger
+}
+
+// Objects reads the API objects that volumes and environments refer to.
+type Objects interface {
+	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
+	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+}
+
+// Manager prepares and removes volumes. Make one with New.
+type Manager struct {
+	cfg    Config
+	tokens *tokens
+}
+
+// New returns a manager.
+func New(cfg Config) *Manager {
+	return &Manager{cfg: cfg, tokens: newTokens(cfg.Client, cfg.Clock)}
+}
+
+// PodDir is the directory of everything that belongs to a pod.
+func (m *Manager) PodDir(uid string) string { return filepath.Join(m.cfg.Root, "pods", uid) }
+
+func (m *Manager) dir(pod *corev1.Pod, kind, name string) string {
+	return filepath.Join(m.PodDir(string(pod.UID)), "volumes", "kubernetes.io~"+kind, name)
+}
+
+// Prepared are the host paths of a pod's volumes by name.
+type Prepared map[string]string
+
+// Prepare makes every volume of the pod. It returns what is ready and joins the
+// errors of what is not. refresh is when contents that age (service account
+// tokens) must be prepared again; zero for never.
+func (m *Manager) Prepare(ctx context.Context, pod *corev1.Pod) (ready Prepared, refresh time.Time, err error) {
+	ready = Prepared{}
+	var errs []error
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		path, next, err := m.prepare(ctx, pod, v)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err))
+			continue
+		}
+		ready[v.Name] = path
+		if !next.IsZero() && (refresh.IsZero() || next.Before(refresh)) {
+			refresh = next
+		}
+	}
+	return ready, refresh, errors.Join(errs...)
+}
+
+// Update writes the current content of the volumes that follow API objects.
+func (m *Manager) Update(ctx context.Context, pod *corev1.Pod) (refresh time.Time, err error) {
+	var errs []error
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.ConfigMap == nil && v.Secret == nil && v.DownwardAPI == nil && v.Projected == nil {
+			continue
+		}
+		_, next, err := m.prepare(ctx, pod, v)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err))
+		}
+		if !next.IsZero() && (refresh.IsZero() || next.Before(refresh)) {
+			refresh = next
+		}
+	}
+	return refresh, errors.Join(errs...)
+}
+
+func (m *Manager) prepare(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (string, time.Time, error) {
+	switch {
+	case v.EmptyDir != nil:
+		p, err := m.emptyDir(pod, v)
+		return p, time.Time{}, err
+	case v.HostPath != nil:
+		p, err := hostPath(v.HostPath)
+		return p, time.Time{}, err
+	case v.ConfigMap != nil:
+		files, err := m.configMap(ctx, pod, v.ConfigMap.Name, v.ConfigMap.Items, v.ConfigMap.DefaultMode, isTrue(v.ConfigMap.Optional))
+		return m.content(pod, v, "configmap", files, time.Time{}, err)
+	case v.Secret != nil:
+		files, err := m.secret(ctx, pod, v.Secret.SecretName, v.Secret.Items, v.Secret.DefaultMode, isTrue(v.Secret.Optional))
+		return m.content(pod, v, "secret", files, time.Time{}, err)
+	case v.DownwardAPI != nil:
+		files, err := m.downward(pod, v.DownwardAPI.Items, v.DownwardAPI.DefaultMode)
+		return m.content(pod, v, "downward-api", files, time.Time{}, err)
+	case v.Projected != nil:
+		files, refresh, err := m.projected(ctx, pod, v.Projected)
+		return m.content(pod, v, "projected", files, refresh, err)
+	case v.PersistentVolumeClaim != nil:
+		p, err := m.claim(ctx, pod, v.PersistentVolumeClaim.ClaimName)
+		return p, time.Time{}, err
+	case v.Image != nil:
+		return "", time.Time{}, fmt.Errorf("image volumes are not supported by this node; copy the content with an init container")
+	}
+	return "", time.Time{}, fmt.Errorf("volume %q has a type that this node does not support", v.Name)
+}
+
+// content puts files into the volume's directory in one step.
+func (m *Manager) content(pod *corev1.Pod, v *corev1.Volume, kind string, files map[string]file, refresh time.Time, err error) (string, time.Time, error) {
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	dir := m.dir(pod, kind, v.Name)
+	group := fsGroup(pod)
+	if err := writeAtomic(dir, files, group); err != nil {
+		return "", time.Time{}, err
+	}
+	return dir, refresh, nil
+}
+
+// Cleanup unmounts and removes every volume of a pod. It needs nothing but the
+// UID and may be repeated.
+func (m *Manager) Cleanup(uid string) error {
+	m.tokens.forget(uid)
+	dir := filepath.Join(m.PodDir(uid), "volumes")
+	if err := unmountBeneath(m.PodDir(uid)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove the volumes of pod %s: %w", uid, err)
+	}
+	return nil
+}
+
+func fsGroup(pod *corev1.Pod) *int64 {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	return pod.Spec.SecurityContext.FSGroup
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }
