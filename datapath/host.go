@@ -69,8 +69,14 @@ func unmountBPF(dir string) error {
 	if !isBPF(dir) || isBPF(filepath.Dir(dir)) {
 		return nil
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		return err // other instances pin here
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		if e.IsDir() {
+			return nil // other instances pin here
+		}
 	}
 	if err := unix.Unmount(dir, 0); err != nil {
 		return fmt.Errorf("unmounting %s: %w", dir, err)

@@ -78,7 +78,13 @@ func (d *Datapath) adoptPods() error {
 		return err
 	}
 	for _, l := range links {
-		if !d.cfg.PodCIDR.Contains(l.addr) || l.id == "" {
+		if l.id == "" { // the process that made it died before it could note for whom
+			if err := d.nl.LinkDel(l.link); err != nil && !isGone(err) {
+				return fmt.Errorf("deleting unfinished link %s: %w", l.link.Attrs().Name, err)
+			}
+			continue
+		}
+		if !d.cfg.PodCIDR.Contains(l.addr) {
 			d.log.Warn("ignoring a link outside the pod network", "link", l.link.Attrs().Name, "network", d.cfg.PodCIDR)
 			continue
 		}
@@ -126,7 +132,7 @@ func (d *Datapath) connect(id string, addr netip.Addr, path string) error {
 	defer ns.Close()
 	veth := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{
-			Name: d.linkName(addr), MTU: d.mtu(), HardwareAddr: mac(netip.Addr{}), Alias: id + " " + path, Flags: net.FlagUp,
+			Name: d.linkName(addr), MTU: d.mtu(), HardwareAddr: mac(netip.Addr{}), Flags: net.FlagUp,
 		},
 		PeerName: "eth0", PeerHardwareAddr: mac(addr), PeerNamespace: netlink.NsFd(int(ns)),
 	}
@@ -137,7 +143,11 @@ func (d *Datapath) connect(id string, addr netip.Addr, path string) error {
 	if err != nil {
 		return fmt.Errorf("finding link %s: %w", veth.Name, err)
 	}
-	if owner, _, _ := strings.Cut(link.Attrs().Alias, " "); owner != id {
+	if owner, _, _ := strings.Cut(link.Attrs().Alias, " "); owner == "" {
+		if err := d.nl.LinkSetAlias(link, id+" "+path); err != nil {
+			return fmt.Errorf("noting the pod in the alias of link %s: %w", veth.Name, err)
+		}
+	} else if owner != id {
 		return fmt.Errorf("link %s belongs to pod %q", veth.Name, owner)
 	}
 	index := link.Attrs().Index
