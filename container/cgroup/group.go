@@ -1,0 +1,296 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Group is one control group: the same path in every hierarchy that is used.
+// The zero Group is not usable; see [Layout.Group].
+type Group struct {
+	layout Layout
+	path   string // absolute, below each hierarchy's root
+}
+
+// Group names the control group at path; nothing is made yet.
+func (l Layout) Group(path string) Group { return Group{l, clean(path)} }
+
+// Path is the group's path below each hierarchy's root.
+func (g Group) Path() string { return g.path }
+
+// Parent is the group above.
+func (g Group) Parent() Group { return Group{g.layout, filepath.Dir(g.path)} }
+
+// Exists reports whether the group is there.
+func (g Group) Exists() bool {
+	for _, d := range g.dirs() {
+		if _, err := os.Stat(d); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// dirs are the group's folders in the hierarchies that all containers use.
+func (g Group) dirs() []string {
+	dirs := g.layout.controllers(used[:]...)
+	if g.layout.V2 != "" {
+		dirs = append(dirs, g.layout.V2)
+	}
+	for i := range dirs {
+		dirs[i] = filepath.Join(dirs[i], g.path)
+	}
+	return dirs
+}
+
+func (g Group) v1(controller string) string {
+	if d := g.layout.V1[controller]; d != "" {
+		return filepath.Join(d, g.path)
+	}
+	return ""
+}
+
+func (g Group) v2() string {
+	if g.layout.V2 == "" {
+		return ""
+	}
+	return filepath.Join(g.layout.V2, g.path)
+}
+
+// Create makes the group and its missing parents. It returns the topmost
+// group that had to be made, for [Group.Prune] later.
+func (g Group) Create() error {
+	for _, d := range g.dirs() {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return fmt.Errorf("making control group %s: %w", g.path, err)
+		}
+	}
+	return g.delegate()
+}
+
+// delegate turns the v2 controllers on in all parents, top down.
+func (g Group) delegate() error {
+	if g.layout.V2 == "" {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join(g.layout.V2, "cgroup.controllers"))
+	if err != nil {
+		return fmt.Errorf("reading the controllers of cgroup v2: %w", err)
+	}
+	var want []string
+	for _, c := range strings.Fields(string(data)) {
+		switch c {
+		case "cpu", "cpuset", "memory", "pids", "io", "hugetlb":
+			want = append(want, "+"+c)
+		}
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	dir := g.layout.V2
+	for _, part := range append([]string{""}, strings.Split(filepath.Dir(g.path)[1:], "/")...) {
+		dir = filepath.Join(dir, part)
+		// One by one and best effort: a limit that needs a missing one fails later, by name.
+		for _, w := range want {
+			_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(w), 0)
+		}
+	}
+	return nil
+}
+
+// Open returns a descriptor of the v2 folder for clone3; see oci.Cgroup.
+func (g Group) Open() (int, func(), error) {
+	dir := g.v2()
+	if dir == "" {
+		return -1, func() {}, nil
+	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, nil, &os.PathError{Op: "opening control group", Path: dir, Err: err}
+	}
+	return fd, func() { unix.Close(fd) }, nil
+}
+
+// Join moves pid into the group's v1 hierarchies.
+func (g Group) Join(pid int) error {
+	dirs := g.layout.controllers(used[:]...)
+	for _, c := range optional {
+		if d := g.v1(c); d != "" {
+			if _, err := os.Stat(d); err == nil {
+				dirs = append(dirs, g.layout.V1[c])
+			}
+		}
+	}
+	for _, d := range dirs {
+		if err := join(filepath.Join(d, g.path), pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// JoinAll moves pid into all of the group's hierarchies.
+func (g Group) JoinAll(pid int) error {
+	if d := g.v2(); d != "" {
+		if err := join(d, pid); err != nil {
+			return err
+		}
+	}
+	return g.Join(pid)
+}
+
+func join(dir string, pid int) error {
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+		return fmt.Errorf("moving process %d into %s: %w", pid, dir, err)
+	}
+	return nil
+}
+
+// Processes lists the PIDs in the group itself.
+func (g Group) Processes() ([]int, error) {
+	dirs := g.dirs()
+	data, err := os.ReadFile(filepath.Join(dirs[len(dirs)-1], "cgroup.procs"))
+	if err != nil {
+		return nil, fmt.Errorf("listing the processes of %s: %w", g.path, err)
+	}
+	var pids []int
+	for _, f := range strings.Fields(string(data)) {
+		pid, err := strconv.Atoi(f)
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}
+
+// Kill kills every process of the group and of those below it. A group that is
+// gone has none.
+func (g Group) Kill() error {
+	if d := g.v2(); d != "" {
+		err := os.WriteFile(filepath.Join(d, "cgroup.kill"), []byte("1"), 0)
+		if err == nil || errors.Is(err, os.ErrNotExist) && !g.Exists() {
+			return nil
+		}
+	}
+	// Before 5.14, and on pure v1: one at a time, until none is left to fork.
+	for range 100 {
+		pids, err := g.Processes()
+		if errors.Is(err, os.ErrNotExist) || err == nil && len(pids) == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	return nil
+}
+
+// Remove removes the group, waiting for killed processes to leave it. A group
+// that is gone already is no error.
+func (g Group) Remove(ctx context.Context) error {
+	var errs []error
+	for _, d := range append(g.dirs(), g.optionalDirs()...) {
+		if err := removeDir(ctx, d); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Prune removes the group and its parents up to, not including, stop, as far
+// as they are empty.
+func (g Group) Prune(stop string) {
+	for p := g; p.path != "/" && p.path != clean(stop); p = p.Parent() {
+		left := false
+		for _, d := range append(p.dirs(), p.optionalDirs()...) {
+			if err := unix.Rmdir(d); err != nil && !errors.Is(err, unix.ENOENT) {
+				left = true
+			}
+		}
+		if left {
+			return
+		}
+	}
+}
+
+// removeDir removes one folder and those that the container made below it. The
+// kernel refuses while a killed process is still on its way out; inotify on
+// cgroup.events (v2) tells when the last one has left.
+func removeDir(ctx context.Context, dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if entries, rerr := os.ReadDir(dir); rerr == nil {
+		for _, e := range entries {
+			if e.IsDir() {
+				if err := removeDir(ctx, filepath.Join(dir, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	err = unix.Rmdir(dir)
+	if errors.Is(err, unix.EBUSY) {
+		err = waitEmpty(ctx, dir)
+	}
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return &os.PathError{Op: "removing control group", Path: dir, Err: err}
+}
+
+// waitEmpty waits for each process in dir to end, then removes dir.
+func waitEmpty(ctx context.Context, dir string) error {
+	for {
+		data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		fields := strings.Fields(string(data))
+		for _, f := range fields {
+			pid, err := strconv.Atoi(f)
+			if err != nil || pid == 0 {
+				return unix.EBUSY
+			}
+			if err := waitGone(ctx, pid); err != nil {
+				return err
+			}
+		}
+		err = unix.Rmdir(dir)
+		if !errors.Is(err, unix.EBUSY) || len(fields) == 0 {
+			return err
+		}
+	}
+}
+
+func waitGone(ctx context.Context, pid int) error {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil // gone
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { f.Close() })
+	defer stop()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return err == nil && n > 0
+	})
+	return errors.Join(err, ctx.Err())
+}

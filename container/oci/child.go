@@ -1,0 +1,184 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Child is a running process, identified by its pidfd so that its number may
+// be reused without harm.
+type Child struct {
+	PID       int
+	StartTime uint64 // clock ticks since boot
+	Console   *os.File
+	pidfd     *os.File
+}
+
+func newChild(pid, pidfd int) (*Child, error) {
+	start, err := startTime(pid)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(pidfd, true); err != nil {
+		return nil, fmt.Errorf("preparing the pidfd of process %d: %w", pid, err)
+	}
+	return &Child{PID: pid, StartTime: start, pidfd: os.NewFile(uintptr(pidfd), "pidfd")}, nil
+}
+
+// Adopt makes a Child of a pidfd that was kept elsewhere. It takes the
+// descriptor over.
+func Adopt(pid int, start uint64, pidfd *os.File) (*Child, error) {
+	dup, err := unix.FcntlInt(pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	pidfd.Close()
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(dup, true); err != nil {
+		return nil, err
+	}
+	return &Child{PID: pid, StartTime: start, pidfd: os.NewFile(uintptr(dup), "pidfd")}, nil
+}
+
+// Find makes a Child of a process known by number and start time only. It
+// returns os.ErrProcessDone when that process is gone.
+func Find(pid int, start uint64) (*Child, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, os.ErrProcessDone
+	}
+	if now, err := startTime(pid); err != nil || now != start {
+		unix.Close(fd)
+		return nil, os.ErrProcessDone
+	}
+	return &Child{PID: pid, StartTime: start, pidfd: os.NewFile(uintptr(fd), "pidfd")}, nil
+}
+
+// File returns the pidfd; it stays the Child's.
+func (c *Child) File() *os.File { return c.pidfd }
+
+// Close gives up the handles. The process is not touched.
+func (c *Child) Close() error {
+	if c.Console != nil {
+		c.Console.Close()
+	}
+	return c.pidfd.Close()
+}
+
+// Signal sends sig; a process that is gone already is no error.
+func (c *Child) Signal(sig unix.Signal) error {
+	raw, err := c.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	if err := raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
+		return err
+	}
+	if sent != nil && !errors.Is(sent, unix.ESRCH) {
+		return fmt.Errorf("signalling process %d: %w", c.PID, sent)
+	}
+	return nil
+}
+
+// UnknownExit is reported where the kernel no longer knows the exit status: a
+// process that ended while nobody held its pidfd, or a kernel before 6.15.
+const UnknownExit = 255
+
+// Wait blocks until the process has ended and returns its exit code, 128 plus
+// the signal's number for one that was killed.
+func (c *Child) Wait(ctx context.Context) (int, error) {
+	raw, err := c.pidfd.SyscallConn()
+	if err != nil {
+		return UnknownExit, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.pidfd.Close() })
+	defer stop()
+	code, failure := UnknownExit, error(nil)
+	err = raw.Read(func(fd uintptr) bool {
+		var p = []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(p, 0); err == nil && n == 0 {
+			return false
+		}
+		code, failure = reap(int(fd))
+		// The status of somebody else's child is known once its parent reaped it.
+		return !errors.Is(failure, unix.EAGAIN)
+	})
+	if err != nil {
+		return UnknownExit, errors.Join(err, ctx.Err())
+	}
+	return code, failure
+}
+
+// reap collects the status of a process that has ended. It returns EAGAIN for
+// one whose real parent has not collected it yet.
+func reap(pidfd int) (int, error) {
+	var info unix.Siginfo
+	for {
+		err := unix.Waitid(unix.P_PIDFD, pidfd, &info, unix.WEXITED, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == nil {
+			return siginfoCode(&info), nil
+		}
+		break
+	}
+	pi := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	if err := unix.IoctlPidfdInfo(pidfd, &pi); err != nil {
+		return UnknownExit, nil // older kernel, or gone for good
+	}
+	if pi.Mask&unix.PIDFD_INFO_EXIT == 0 {
+		return UnknownExit, unix.EAGAIN
+	}
+	return statusCode(unix.WaitStatus(uint32(pi.Exit_code))), nil
+}
+
+// siginfoCode reads si_code and si_status, which package unix does not name.
+func siginfoCode(info *unix.Siginfo) int {
+	const statusOffset, exited = 24, 1 // CLD_EXITED
+	status := *(*int32)(unsafe.Add(unsafe.Pointer(info), statusOffset))
+	if info.Code == exited {
+		return int(status)
+	}
+	return 128 + int(status)
+}
+
+// discard kills a process of ours and collects it.
+func discard(pidfd int) {
+	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	_, _ = reap(pidfd)
+}
+
+func statusCode(s unix.WaitStatus) int {
+	if s.Signaled() {
+		return 128 + int(s.Signal())
+	}
+	return s.ExitStatus()
+}
+
+// startTime reads field 22 of /proc/PID/stat.
+func startTime(pid int) (uint64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("reading the start time of process %d: %w", pid, err)
+	}
+	// The second field, the command, may hold anything; it ends at the last ')'.
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat is malformed", pid)
+	}
+	return strconv.ParseUint(string(fields[19]), 10, 64)
+}

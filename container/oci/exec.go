@@ -1,0 +1,102 @@
+package oci
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ExecSpec is a further process in a running container.
+type ExecSpec struct {
+	Args, Env   []string
+	Cwd         string
+	Target      *Child // the container's first process
+	TTY         bool
+	OOMScoreAdj int
+	Process
+}
+
+// Exec runs a further process in the container of spec.Target: its namespaces,
+// its root, its cgroups. With TTY the child's Console is the terminal's master.
+func (l *Launcher) Exec(ctx context.Context, spec *ExecSpec, stdio Stdio, cg Cgroup) (*Child, error) {
+	cfg := initConfig{
+		flags: flagSetns, cwd: spec.Cwd,
+		setns: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
+	}
+	l.identity(&cfg, &spec.Process, spec.TTY)
+	var console *os.File
+	if spec.TTY {
+		root, err := unix.Open(fmt.Sprintf("/proc/%d/root", spec.Target.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("opening the root of process %d: %w", spec.Target.PID, err)
+		}
+		master, slave, err := terminal(root, spec.UID)
+		unix.Close(root)
+		if err != nil {
+			return nil, err
+		}
+		defer slave.Close()
+		console, stdio = master, Stdio{slave, slave, slave}
+	}
+	// A duplicate, because os.File.Fd would make the shared pidfd blocking.
+	target, err := dupFile(spec.Target.pidfd)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(target)
+	var child *Child
+	err = OnThread(func() error {
+		// A PID namespace is entered by children alone, hence here and not in init.c.
+		if err := unix.Setns(target, unix.CLONE_NEWPID); err != nil {
+			return fmt.Errorf("entering the PID namespace of process %d: %w", spec.Target.PID, err)
+		}
+		var err error
+		child, err = l.spawn(ctx, spec.Args, spec.Env, &cfg, stdio, target, 0, cg, spec.OOMScoreAdj)
+		return err
+	})
+	if err != nil {
+		if console != nil {
+			console.Close()
+		}
+		return nil, err
+	}
+	child.Console = console
+	return child, nil
+}
+
+// Pause starts a process that does nothing but hold a PID namespace and reap
+// what is orphaned in it. Pods that share their processes need one.
+func (l *Launcher) Pause(ctx context.Context, ns Namespaces, cg Cgroup) (*Child, error) {
+	var child *Child
+	err := OnThread(func() error {
+		for _, n := range []struct {
+			path string
+			kind int
+		}{{ns.Network, unix.CLONE_NEWNET}, {ns.IPC, unix.CLONE_NEWIPC}, {ns.UTS, unix.CLONE_NEWUTS}} {
+			if n.path == "" {
+				continue
+			}
+			if err := setns(n.path, n.kind); err != nil {
+				return err
+			}
+		}
+		var err error
+		child, err = l.spawn(ctx, []string{"pause"}, nil, &initConfig{flags: flagPause}, Stdio{}, -1, unix.CLONE_NEWPID, cg, -998)
+		return err
+	})
+	return child, err
+}
+
+func dupFile(f *os.File) (int, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	if cerr := raw.Control(func(u uintptr) { fd, err = unix.FcntlInt(u, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
+		return -1, cerr
+	}
+	return fd, err
+}

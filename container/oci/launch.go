@@ -1,0 +1,252 @@
+package oci
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Launcher starts processes in containers. It is safe for concurrent use.
+type Launcher struct {
+	init   *os.File
+	null   *os.File
+	caps   uint64 // what this process may hand on
+	nofile uint64
+}
+
+// NewLauncher prepares the program that every container begins with.
+func NewLauncher() (*Launcher, error) {
+	initFile, err := program("knarr-init", initProgram)
+	if err != nil {
+		return nil, err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		initFile.Close()
+		return nil, err
+	}
+	caps, err := boundingSet()
+	if err != nil {
+		return nil, err
+	}
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return nil, fmt.Errorf("reading the limit of open files: %w", err)
+	}
+	return &Launcher{init: initFile, null: null, caps: caps, nofile: lim.Max}, nil
+}
+
+// Close releases the launcher; processes it started are not touched.
+func (l *Launcher) Close() error { return errors.Join(l.init.Close(), l.null.Close()) }
+
+// Stdio are the descriptors a process is given. Nil means /dev/null.
+type Stdio struct {
+	In, Out, Err *os.File
+}
+
+// Start runs the container's first process. With spec.TTY the process gets a
+// new terminal instead of stdio and Child.Console is its master.
+// Errors of the program itself are of type [StartError].
+func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup) (*Child, error) {
+	cfg := initConfig{
+		flags: flagPivot, cwd: spec.Cwd, masked: spec.MaskedPaths, readonly: spec.ReadonlyPaths,
+	}
+	if spec.Namespaces.Cgroup {
+		cfg.flags |= flagCgroupNS
+	}
+	for _, m := range spec.Mounts {
+		if m.Target == "/proc" {
+			cfg.flags |= flagProc // inverted below
+		}
+	}
+	cfg.flags ^= flagProc
+	l.identity(&cfg, &spec.Process, spec.TTY)
+
+	var child *Child
+	err := OnThread(func() error {
+		if err := unshareFS(); err != nil {
+			return fmt.Errorf("preparing a thread: %w", err)
+		}
+		root, err := build(spec, func() error { return enter(spec.Namespaces) })
+		if err != nil {
+			return err
+		}
+		defer unix.Close(root)
+		if err := writeSysctls(spec.Sysctls); err != nil {
+			return err
+		}
+		var console *os.File
+		if spec.TTY {
+			master, slave, err := terminal(root, spec.UID)
+			if err != nil {
+				return err
+			}
+			console = master
+			defer slave.Close()
+			stdio = Stdio{slave, slave, slave}
+		}
+		var flags uintptr
+		if spec.Namespaces.PID == Private {
+			flags = unix.CLONE_NEWPID
+		}
+		child, err = l.spawn(ctx, spec.Args, spec.Env, &cfg, stdio, root, flags, cg, spec.OOMScoreAdj)
+		if err != nil {
+			if console != nil {
+				console.Close()
+			}
+			return err
+		}
+		child.Console = console
+		return nil
+	})
+	return child, err
+}
+
+// identity fills in the part of cfg that Start and Exec have in common.
+func (l *Launcher) identity(cfg *initConfig, p *Process, tty bool) {
+	cfg.uid, cfg.gid, cfg.groups, cfg.filter = p.UID, p.GID, p.Groups, p.Seccomp
+	cfg.caps = Caps{
+		Bounding: p.Caps.Bounding & l.caps, Effective: p.Caps.Effective & l.caps,
+		Inheritable: p.Caps.Inheritable & l.caps, Ambient: p.Caps.Ambient & l.caps,
+	}
+	cfg.nofile = min(l.nofile, 1<<20)
+	if p.NoNewPrivs {
+		cfg.flags |= flagNoNewPrivs
+	}
+	if tty {
+		cfg.flags |= flagTTY
+	}
+}
+
+// enter takes the calling thread out of the host's mount namespace and into
+// the pod's other ones.
+func enter(ns Namespaces) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("making a mount namespace: %w", err)
+	}
+	for _, n := range []struct {
+		path string
+		kind int
+	}{{ns.Network, unix.CLONE_NEWNET}, {ns.IPC, unix.CLONE_NEWIPC}, {ns.UTS, unix.CLONE_NEWUTS}, {ns.PID, unix.CLONE_NEWPID}} {
+		if n.path == "" || n.path == Private {
+			continue
+		}
+		if err := setns(n.path, n.kind); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func setns(path string, kind int) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "opening namespace", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if err := unix.Setns(fd, kind); err != nil {
+		return &os.PathError{Op: "entering namespace", Path: path, Err: err}
+	}
+	return nil
+}
+
+// spawn clones the init program and follows it until the real program runs.
+func (l *Launcher) spawn(ctx context.Context, args, env []string, cfg *initConfig, stdio Stdio, extra int,
+	flags uintptr, cg Cgroup, oomScore int) (*Child, error) {
+	if len(args) == 0 {
+		return nil, errors.New("no command given: set one in the pod or in the image")
+	}
+	conf, err := blobFile("knarr-config", cfg.encode())
+	if err != nil {
+		return nil, err
+	}
+	defer conf.Close()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("making a socket pair: %w", err)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "sync")
+	_ = unix.SetNonblock(pair[0], true)
+	ours := os.NewFile(uintptr(pair[0]), "sync")
+	defer ours.Close()
+	defer theirs.Close()
+
+	pidfd := -1
+	attr := &syscall.ProcAttr{
+		Dir: "", Env: env,
+		Files: []uintptr{l.or(stdio.In), l.or(stdio.Out), l.or(stdio.Err), conf.Fd(), theirs.Fd(), uintptr(extra)},
+		Sys:   &syscall.SysProcAttr{Cloneflags: flags, PidFD: &pidfd},
+	}
+	if extra < 0 {
+		attr.Files[5] = l.null.Fd()
+	}
+	if cg != nil {
+		fd, release, err := cg.Open()
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		if fd >= 0 {
+			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fd
+		}
+	}
+	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(l.init.Fd())), args, attr)
+	if err != nil {
+		return nil, fmt.Errorf("cloning the container's process: %w", err)
+	}
+	theirs.Close()
+	child, err := newChild(pid, pidfd)
+	if err != nil {
+		discard(pidfd)
+		unix.Close(pidfd)
+		return nil, err
+	}
+	if err := follow(ctx, child, ours, args, cg, oomScore); err != nil {
+		discard(pidfd)
+		child.Close()
+		return nil, err
+	}
+	return child, nil
+}
+
+// follow is the parent's side of the protocol drawn in c/init.c.
+func follow(ctx context.Context, child *Child, sync *os.File, args []string, cg Cgroup, oomScore int) error {
+	if cg != nil {
+		if err := cg.Join(child.PID); err != nil {
+			return err
+		}
+	}
+	// Best effort: without CAP_SYS_RESOURCE the score can only be raised.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", child.PID), []byte(strconv.Itoa(oomScore)), 0)
+	stop := context.AfterFunc(ctx, func() { _ = sync.Close() })
+	defer stop()
+	if _, err := sync.Write([]byte{1}); err != nil {
+		return fmt.Errorf("releasing the container's process: %w", err)
+	}
+	var answer [8]byte
+	n, err := sync.Read(answer[:])
+	switch {
+	case errors.Is(err, io.EOF) || err == nil && n == 0:
+		return nil
+	case err != nil:
+		return fmt.Errorf("waiting for the container's process: %w", errors.Join(err, ctx.Err()))
+	case n != len(answer):
+		return errors.New("the container's process sent a malformed answer")
+	}
+	le := binary.LittleEndian
+	return startError(args, le.Uint32(answer[:4]), int32(le.Uint32(answer[4:])))
+}
+
+func (l *Launcher) or(f *os.File) uintptr {
+	if f == nil {
+		return l.null.Fd()
+	}
+	return f.Fd()
+}

@@ -1,0 +1,54 @@
+package oci
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// highFD keeps program descriptors above those that a child is given as 0 to 9:
+// placing these must not overwrite the program about to be executed.
+const highFD = 64
+
+// program puts an executable into a sealed memory file.
+func program(name string, text []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if err == unix.EINVAL { // before 6.3 every memory file is executable
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("making memory file %s: %w", name, err)
+	}
+	defer unix.Close(fd)
+	for off := 0; off < len(text); {
+		n, err := unix.Write(fd, text[off:])
+		if err != nil {
+			return nil, fmt.Errorf("filling memory file %s: %w", name, err)
+		}
+		off += n
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+		return nil, fmt.Errorf("sealing memory file %s: %w", name, err)
+	}
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highFD)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(high), name), nil
+}
+
+// blobFile puts data into a memory file to be read by a child.
+func blobFile(name string, data []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("making memory file %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := f.Write(data); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("filling memory file %s: %w", name, err)
+	}
+	return f, nil
+}

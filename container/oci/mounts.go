@@ -1,0 +1,306 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/container/rooted"
+)
+
+// tree puts together a container's file system in the mount namespace of the
+// calling thread.
+type tree struct {
+	spec *Spec
+	root int // the overlay's root
+}
+
+// source is a detached copy of a host path, taken before the thread leaves the
+// host's mount namespace, so that shared mounts stay in their peer group.
+type source struct {
+	fd  int
+	dir bool
+}
+
+func cloneSource(host string, recursive bool) (source, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, host, flags)
+	if err != nil {
+		return source{}, fmt.Errorf("taking a copy of the mount at %s: %w", host, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return source{}, fmt.Errorf("reading %s: %w", host, err)
+	}
+	return source{fd, st.Mode&unix.S_IFMT == unix.S_IFDIR}, nil
+}
+
+// overlay mounts the root file system detached. The writable folder is
+// volatile: it is never mounted a second time, and a synchronous unmount of it
+// would stall the machine for nothing.
+func overlay(r Rootfs) (int, error) {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("opening the overlay file system: %w", err)
+	}
+	defer unix.Close(fs)
+	set := func(key, value string) error {
+		if err := unix.FsconfigSetString(fs, key, value); err != nil {
+			return fmt.Errorf("overlay option %s=%s: %w%s", key, value, err, fsMessage(fs))
+		}
+		return nil
+	}
+	var errs []error
+	for _, l := range r.Lowers {
+		if err := set("lowerdir+", l); err != nil { // before 6.7: one option of at most 256 bytes
+			errs = append(errs, err, set("lowerdir", strings.Join(r.Lowers, ":")))
+			if errs[1] == nil {
+				errs = nil
+			}
+			break
+		}
+	}
+	errs = append(errs, set("upperdir", r.Upper), set("workdir", r.Work), set("index", "off"), set("metacopy", "off"))
+	if err := errors.Join(errs...); err != nil {
+		return -1, err
+	}
+	_ = unix.FsconfigSetFlag(fs, "volatile") // from 5.10
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("mounting the overlay of %d layers: %w%s", len(r.Lowers), err, fsMessage(fs))
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("mounting the overlay: %w", err)
+	}
+	return fd, nil
+}
+
+// fsMessage reads the kernel's explanation, if there is one.
+func fsMessage(fs int) string {
+	buf := make([]byte, 512)
+	n, err := unix.Read(fs, buf)
+	if err != nil || n <= 0 {
+		return ""
+	}
+	return " (" + strings.TrimSpace(string(buf[:n])) + ")"
+}
+
+// newFS mounts a fresh file system on target.
+func (t *tree) newFS(kind, target string, attr int, options ...string) error {
+	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("opening file system %s: %w", kind, err)
+	}
+	defer unix.Close(fs)
+	for _, o := range options {
+		key, value, ok := strings.Cut(o, "=")
+		if ok {
+			err = unix.FsconfigSetString(fs, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fs, key)
+		}
+		if err != nil {
+			return fmt.Errorf("option %s of %s: %w", o, kind, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fmt.Errorf("making file system %s: %w", kind, err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
+	if err != nil {
+		return fmt.Errorf("mounting file system %s: %w", kind, err)
+	}
+	return t.attach(source{fd, true}, target)
+}
+
+// attach moves a detached mount onto target below the root and closes it.
+func (t *tree) attach(s source, target string) error {
+	defer unix.Close(s.fd)
+	var at int
+	var err error
+	if s.dir {
+		at, err = rooted.Dir(t.root, target, 0o755, nil)
+	} else {
+		at, err = rooted.File(t.root, target)
+	}
+	if err != nil {
+		return fmt.Errorf("making mount point %s: %w", target, err)
+	}
+	defer unix.Close(at)
+	if err := unix.MoveMount(s.fd, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mounting on %s: %w", target, err)
+	}
+	return nil
+}
+
+func (t *tree) bind(s source, m Mount) error {
+	propagation := m.Propagation
+	if propagation == 0 {
+		propagation = unix.MS_PRIVATE
+	}
+	recursive := uint(unix.AT_EMPTY_PATH | unix.AT_RECURSIVE)
+	if propagation != unix.MS_SHARED { // a clone of a shared mount is its peer already
+		if err := unix.MountSetattr(s.fd, "", recursive, &unix.MountAttr{Propagation: propagation}); err != nil {
+			return fmt.Errorf("setting the propagation of %s: %w", m.Source, err)
+		}
+	}
+	attr := unix.MountAttr{Attr_set: m.Flags}
+	if m.ReadOnly || m.RecursiveReadOnly {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if attr.Attr_set != 0 {
+		how := uint(unix.AT_EMPTY_PATH)
+		if m.RecursiveReadOnly {
+			how = recursive
+		}
+		if err := unix.MountSetattr(s.fd, "", how, &attr); err != nil {
+			return fmt.Errorf("making %s read-only: %w", m.Target, err)
+		}
+	}
+	return t.attach(s, m.Target)
+}
+
+// defaults mounts what every container has, save what the spec mounts itself.
+func (t *tree) defaults(cgroups []source) error {
+	taken := map[string]bool{}
+	for _, m := range t.spec.Mounts {
+		taken[path.Clean(m.Target)] = true
+	}
+	if !taken["/proc"] {
+		fd, err := rooted.Dir(t.root, "/proc", 0o755, nil)
+		if err != nil {
+			return fmt.Errorf("making /proc: %w", err)
+		}
+		unix.Close(fd)
+	}
+	if !taken["/sys"] {
+		attr := noSetattr
+		if !t.spec.Privileged {
+			attr |= unix.MOUNT_ATTR_RDONLY
+		}
+		if err := t.newFS("sysfs", "/sys", attr); err != nil {
+			return err
+		}
+		if err := t.cgroups(cgroups, attr); err != nil {
+			return err
+		}
+	}
+	if taken["/dev"] {
+		return nil
+	}
+	steps := []struct {
+		kind, target string
+		attr         int
+		options      []string
+	}{
+		{"tmpfs", "/dev", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_STRICTATIME, []string{"mode=755", "size=65536k"}},
+		{"devpts", "/dev/pts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, []string{"newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{"mqueue", "/dev/mqueue", noSetattr, nil},
+	}
+	for _, s := range steps {
+		if !taken[s.target] {
+			if err := t.newFS(s.kind, s.target, s.attr, s.options...); err != nil {
+				return err
+			}
+		}
+	}
+	return t.devices()
+}
+
+func (t *tree) cgroups(sources []source, attr int) error {
+	if len(sources) == 0 {
+		return nil
+	}
+	if t.spec.CgroupMounts[0].Target != "/sys/fs/cgroup" { // v1: a folder of hierarchies
+		if err := t.newFS("tmpfs", "/sys/fs/cgroup", noSetattr, "mode=755", "size=64k"); err != nil {
+			return err
+		}
+	}
+	for i, m := range t.spec.CgroupMounts {
+		err := t.bind(sources[i], Mount{Source: m.Source, Target: m.Target, Flags: uint64(attr)})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockRoot makes the overlay itself read-only; mounts on it stay as they are.
+func (t *tree) lockRoot() error {
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(t.root, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return fmt.Errorf("making the root file system read-only: %w", err)
+	}
+	return nil
+}
+
+// build runs on the container's thread. It returns the overlay's root.
+func build(s *Spec, enter func() error) (int, error) {
+	root, err := overlay(s.Rootfs)
+	if err != nil {
+		return -1, err
+	}
+	fail := func(err error) (int, error) { unix.Close(root); return -1, err }
+	cg := make([]source, 0, len(s.CgroupMounts))
+	for _, m := range s.CgroupMounts {
+		src, err := cloneSource(m.Source, false)
+		if err != nil {
+			return fail(err)
+		}
+		cg = append(cg, src)
+	}
+	binds := s.Mounts
+	if s.SharedMemory != "" {
+		binds = append([]Mount{{Source: s.SharedMemory, Target: "/dev/shm"}}, binds...)
+	}
+	sources := make([]source, 0, len(binds))
+	for _, m := range binds {
+		src, err := cloneSource(m.Source, true)
+		if err != nil {
+			return fail(err)
+		}
+		sources = append(sources, src)
+	}
+	if err := enter(); err != nil {
+		return fail(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fail(fmt.Errorf("making the mount namespace private: %w", err))
+	}
+	at, err := unix.Open(s.Rootfs.Target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(&os.PathError{Op: "opening the mount point", Path: s.Rootfs.Target, Err: err})
+	}
+	defer unix.Close(at)
+	if err := unix.MoveMount(root, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fail(fmt.Errorf("placing the root file system: %w", err))
+	}
+	t := &tree{spec: s, root: root}
+	if err := t.defaults(cg); err != nil {
+		return fail(err)
+	}
+	for i, m := range binds {
+		if err := t.bind(sources[i], m); err != nil {
+			return fail(err)
+		}
+	}
+	if cwd, err := rooted.Dir(root, s.Cwd, 0o755, nil); err != nil {
+		return fail(fmt.Errorf("making working directory %s: %w", s.Cwd, err))
+	} else {
+		unix.Close(cwd)
+	}
+	if s.ReadonlyRootfs {
+		if err := t.lockRoot(); err != nil {
+			return fail(err)
+		}
+	}
+	return root, nil
+}
