@@ -199,6 +199,7 @@ func TestServiceUDP(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
+	outside(t) // packets to unknown addresses have somewhere to go
 	d := node(t)
 	a := newPod(t, d, "a")
 	local := tcpService("remote", "10.212.0.12", 80, spec.Backend{Addr: netip.MustParseAddrPort("10.211.9.9:80")})

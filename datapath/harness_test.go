@@ -9,10 +9,12 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/datapath/spec"
 )
@@ -21,7 +23,7 @@ func testConfig(t testing.TB) Config {
 	t.Helper()
 	return Config{
 		Name: "kt", PodCIDR: netip.MustParsePrefix("10.211.0.0/24"), ClusterCIDR: netip.MustParsePrefix("10.211.0.0/16"),
-		ServiceCIDR: netip.MustParsePrefix("10.212.0.0/16"), Run: t.TempDir(), CgroupRoot: os.Getenv(inside),
+		ServiceCIDR: netip.MustParsePrefix("10.212.0.0/16"), Run: t.TempDir(), CgroupRoot: nodeCgroup(),
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 }
@@ -51,7 +53,10 @@ func destroy(t testing.TB, d *Datapath) {
 }
 
 // testNS is a network namespace. The zero value is the node's own.
-type testNS struct{ h netns.NsHandle }
+type testNS struct {
+	h     netns.NsHandle
+	world bool // plays another machine: the node's programs do not see it
+}
 
 func newNS(t testing.TB) testNS {
 	t.Helper()
@@ -63,7 +68,7 @@ func newNS(t testing.TB) testNS {
 			t.Error(err)
 			h = netns.None()
 		}
-		made <- testNS{h}
+		made <- testNS{h: h}
 	}()
 	ns := <-made
 	if !ns.h.IsOpen() {
@@ -87,6 +92,12 @@ func (n testNS) do(f func()) {
 		runtime.LockOSThread()
 		if err := netns.Set(n.h); err != nil {
 			panic(err)
+		}
+		if n.world {
+			tid := []byte(strconv.Itoa(unix.Gettid()))
+			if err := os.WriteFile(worldCgroup()+"/cgroup.threads", tid, 0); err != nil {
+				panic(err)
+			}
 		}
 		f()
 	}()
