@@ -63,6 +63,7 @@ type Datapath struct {
 	set     sync.Mutex    // serialises Set
 	planner *plan.Planner // nil: what the kernel holds has to be read first
 	nft     bool          // the table holds the external services of planner
+	retired bool          // pins of earlier versions are gone
 
 	pods podTable
 }

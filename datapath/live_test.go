@@ -201,6 +201,82 @@ func TestDestroyLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestInstancesSideBySide(t *testing.T) {
+	d := node(t)
+	cfg := testConfig(t)
+	cfg.Name, cfg.PodCIDR = "ku", netip.MustParsePrefix("10.211.1.0/24")
+	cfg.ServiceCIDR = netip.MustParsePrefix("10.214.0.0/16")
+	e := open(t, cfg)
+	a, b := newPod(t, d, "a"), newPod(t, e, "a")
+	a.serve(t, "tcp", 8080, "first")
+	b.serve(t, "tcp", 8080, "second")
+	set(t, d, tcpService("web", vip, 80, a.backend(8080)))
+	set(t, e, tcpService("web", "10.214.0.10", 80, b.backend(8080)))
+	for addr, want := range map[string]string{vip + ":80": "first", "10.214.0.10:80": "second"} {
+		for _, from := range []testPod{a, b} {
+			if name, _, err := from.ask(addr); name != want {
+				t.Errorf("%s: %q, %v; want %s", addr, name, err, want)
+			}
+		}
+	}
+	destroy(t, e)
+	c := newPod(t, d, "c")
+	if name, _, err := c.ask(vip + ":80"); name != "first" {
+		t.Errorf("after the other's end: %q, %v", name, err)
+	}
+}
+
+func TestSetRetiresEarlierVersions(t *testing.T) {
+	d := node(t)
+	old := filepath.Join(d.pinDir(), "v0")
+	if err := os.Mkdir(old, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	set(t, d)
+	if _, err := os.Stat(old); !os.IsNotExist(err) {
+		t.Errorf("pins of an earlier version: %v; want none", err)
+	}
+}
+
+func TestDetachedPodCanReturn(t *testing.T) {
+	d := node(t)
+	a := newPod(t, d, "a")
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if err := d.Detach(t.Context(), "a"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	b := newPod(t, d, "a")
+	if b.addr == a.addr {
+		t.Errorf("address %v given again while its link lives", a.addr)
+	}
+	b.serve(t, "tcp", 8080, "b")
+	if name, _, err := (testNS{}).ask(b.addr.String() + ":8080"); name != "b" {
+		t.Errorf("%q, %v", name, err)
+	}
+}
+
+func BenchmarkAttach(b *testing.B) {
+	d := node(b)
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		ns := newNS(b)
+		b.StartTimer()
+		id := fmt.Sprint("p", i)
+		if _, err := d.Attach(b.Context(), id, ns.path()); err != nil {
+			b.Fatal(err)
+		}
+		if i >= 200 { // the node's network is small
+			b.StopTimer()
+			break
+		}
+	}
+}
+
 // many returns n services with three backends each.
 func many(n int) []spec.Service {
 	out := make([]spec.Service, n)

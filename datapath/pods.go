@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -106,15 +105,29 @@ func (d *Datapath) Attach(ctx context.Context, id, ns string) ([]netip.Addr, err
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	p, err := d.pods.reserve(id)
-	if err != nil {
-		return nil, fmt.Errorf("attaching pod %s: %w", id, err)
+	for {
+		p, err := d.pods.reserve(id, ns)
+		if err != nil {
+			return nil, fmt.Errorf("attaching pod %s: %w", id, err)
+		}
+		if addrs, err := d.attach(p, id, ns); err != errDetached {
+			return addrs, err
+		}
 	}
+}
+
+// errDetached says that the pod was detached between its reservation and its turn.
+var errDetached = errors.New("detached")
+
+func (d *Datapath) attach(p *pod, id, ns string) ([]netip.Addr, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.gone {
+		return nil, errDetached
+	}
 	if !p.ready {
-		p.netns = ns
 		if err := d.connect(id, p.addr, ns); err != nil {
+			p.gone = true
 			d.pods.release(id, d)
 			return nil, fmt.Errorf("attaching pod %s with address %s to %s: %w", id, p.addr, ns, err)
 		}
@@ -240,137 +253,15 @@ func (d *Datapath) Detach(ctx context.Context, id string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	d.pods.release(id, d)
+	p := d.pods.get(id)
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.gone {
+		p.gone = true
+		d.pods.release(id, d)
+	}
 	return nil
-}
-
-// podTable knows who has which address.
-type podTable struct {
-	mu      sync.Mutex
-	alloc   allocator
-	byID    map[string]*pod
-	leaving map[netip.Addr]*time.Timer // detached, link still there
-	closed  bool
-}
-
-type pod struct {
-	addr  netip.Addr
-	mu    sync.Mutex // held while the pod is being connected
-	netns string
-	ready bool
-}
-
-func (t *podTable) init(cidr netip.Prefix) {
-	t.alloc = newAllocator(cidr)
-	t.byID = map[string]*pod{}
-	t.leaving = map[netip.Addr]*time.Timer{}
-}
-
-// adopt enters a link of an earlier process. It is not ready: Attach goes through all steps once more.
-func (t *podTable) adopt(l podLink) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.alloc.take(l.addr)
-	t.byID[l.id] = &pod{addr: l.addr, netns: l.netns}
-}
-
-func (t *podTable) list() map[string][]netip.Addr {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	out := make(map[string][]netip.Addr, len(t.byID))
-	for id, p := range t.byID {
-		out[id] = []netip.Addr{p.addr}
-	}
-	return out
-}
-
-func (t *podTable) reserve(id string) (*pod, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if p := t.byID[id]; p != nil {
-		return p, nil
-	}
-	addr, err := t.alloc.next()
-	if err != nil {
-		return nil, err
-	}
-	p := &pod{addr: addr}
-	t.byID[id] = p
-	return p, nil
-}
-
-// release forgets the pod. Its address stays taken until the link is gone.
-func (t *podTable) release(id string, d *Datapath) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := t.byID[id]
-	if p == nil || t.closed {
-		return
-	}
-	delete(t.byID, id)
-	t.leaving[p.addr] = time.AfterFunc(detachGrace, func() { d.expire(p.addr) })
-	// The namespace may have died before us; then no event comes.
-	if _, err := d.nl.LinkByName(d.linkName(p.addr)); err != nil && isGone(err) {
-		t.free(p.addr)
-	}
-}
-
-// free makes a leaving address available. Call with mu held.
-func (t *podTable) free(addr netip.Addr) {
-	if timer, ok := t.leaving[addr]; ok {
-		timer.Stop()
-		delete(t.leaving, addr)
-		t.alloc.free(addr)
-	}
-}
-
-// linkGone is told of every link that the kernel removed.
-func (t *podTable) linkGone(name string, d *Datapath) {
-	if addr, ok := d.linkAddr(name); ok {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.free(addr)
-	}
-}
-
-// expire deletes the link of a detached pod whose namespace is still alive.
-func (d *Datapath) expire(addr netip.Addr) {
-	t := &d.pods
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if _, ok := t.leaving[addr]; !ok || t.closed {
-		return
-	}
-	name := d.linkName(addr)
-	link, err := d.nl.LinkByName(name)
-	if err == nil {
-		err = d.nl.LinkDel(link)
-	}
-	if err != nil && !isGone(err) {
-		d.log.Error("deleting the link of a detached pod; trying again", "link", name, "err", err)
-		t.leaving[addr] = time.AfterFunc(detachGrace, func() { d.expire(addr) })
-		return
-	}
-	t.free(addr)
-}
-
-// netnsOf returns the path of the network namespace of the pod with the address.
-func (t *podTable) netnsOf(addr netip.Addr) (string, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, p := range t.byID {
-		if p.addr == addr {
-			return p.netns, true
-		}
-	}
-	return "", false
-}
-
-func (t *podTable) close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.closed = true
-	for _, timer := range t.leaving {
-		timer.Stop()
-	}
 }

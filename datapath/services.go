@@ -41,6 +41,12 @@ func (d *Datapath) Set(ctx context.Context, s spec.State) error {
 		}
 		d.nft = true
 	}
+	if !d.retired {
+		if err := d.kernel.Retire(); err != nil {
+			return errors.Join(rejected, err)
+		}
+		d.retired = true
+	}
 	return rejected
 }
 

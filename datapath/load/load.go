@@ -143,6 +143,24 @@ func (k *Kernel) attach(a attachment, p *ebpf.Program) (link.Link, error) {
 	return l, nil
 }
 
+// Retire removes what versions with another map format pinned. Until the new maps are filled, both sets of programs
+// work side by side: what the old ones translate is no service address any more.
+func (k *Kernel) Retire() error {
+	entries, err := os.ReadDir(k.cfg.PinDir)
+	if err != nil {
+		return fmt.Errorf("listing BPF pins: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() == layout {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(k.cfg.PinDir, e.Name())); err != nil {
+			return fmt.Errorf("removing BPF pins of an earlier version: %w", err)
+		}
+	}
+	return nil
+}
+
 // Close forgets the kernel's objects; pinned, they keep working.
 func (k *Kernel) Close() error {
 	var errs []error
