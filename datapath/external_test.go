@@ -162,3 +162,20 @@ func TestExternalAffinity(t *testing.T) {
 		}
 	}
 }
+
+// A thousand node ports make a transaction beyond netlink's default limits.
+func TestManyNodePorts(t *testing.T) {
+	world := outside(t)
+	d := node(t)
+	a := newPod(t, d, "a")
+	a.serve(t, "tcp", 8080, "a")
+	services := many(1000)
+	for i := range services {
+		services[i].NodePort = uint16(30000 + i)
+	}
+	services[777].Backends = []spec.Backend{a.backend(8080)}
+	set(t, d, services...)
+	if name, _, err := world.ask(nodeAddr + ":30777"); name != "a" {
+		t.Errorf("%q, %v", name, err)
+	}
+}

@@ -321,3 +321,15 @@ func BenchmarkConnect(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkSetOneMoreNodePort(b *testing.B) {
+	d := node(b)
+	services := many(1001)
+	for i := range services {
+		services[i].NodePort = uint16(30000 + i)
+	}
+	set(b, d, services[:1000]...)
+	for i := 0; b.Loop(); i++ {
+		set(b, d, services[:1001-i%2]...)
+	}
+}

@@ -2,13 +2,16 @@ package datapath
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/datapath/plan"
@@ -22,6 +25,9 @@ import (
 const (
 	tablePrefix = "knarr-"
 	ctDNAT      = 0x20 // IPS_DST_NAT
+
+	// transactionSize bounds a transaction; a thousand external services take about a megabyte.
+	transactionSize = 64 << 20
 )
 
 // Registers of 4 bytes each; a concatenated key lies in consecutive ones.
@@ -90,7 +96,10 @@ func (d *Datapath) destroyTable() error {
 
 // buildTable replaces the table by one that serves the given services.
 func (d *Datapath) buildTable(services []spec.Service) error {
-	c, err := nftables.New()
+	// A transaction is one message to the kernel, and each part of it is acknowledged.
+	c, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return errors.Join(c.SetWriteBuffer(transactionSize), c.SetReadBuffer(transactionSize))
+	}))
 	if err != nil {
 		return fmt.Errorf("opening nftables: %w", err)
 	}
@@ -126,8 +135,14 @@ func (b *table) rule(chain *nftables.Chain, exprs ...expr.Any) {
 	b.c.AddRule(&nftables.Rule{Table: b.t, Chain: chain, Exprs: exprs})
 }
 
+// set adds a set and its elements, in portions: the list of one message has to stay below 64 KiB.
 func (b *table) set(s *nftables.Set, elements []nftables.SetElement) {
-	if err := b.c.AddSet(s, elements); err != nil && b.err == nil {
+	const portion = 256
+	err := b.c.AddSet(s, nil)
+	for part := range slices.Chunk(elements, portion) {
+		err = errors.Join(err, b.c.SetAddElements(s, part))
+	}
+	if err != nil && b.err == nil {
 		b.err = fmt.Errorf("set %s: %w", s.Name, err)
 	}
 }
