@@ -19,9 +19,9 @@ import (
 	"knarr.dev/knarr/datapath/spec"
 )
 
-// hammer connects to the address without pause until stop; every failure is reported.
-func hammer(t testing.TB, from testNS, addr string) (stop func() (connections int64)) {
-	var n atomic.Int64
+// hammer connects to the address without pause until stop and counts; every failure is reported.
+func hammer(t testing.TB, from testNS, addr string) (n *atomic.Int64, stop func()) {
+	n = new(atomic.Int64)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 2 {
@@ -42,10 +42,9 @@ func hammer(t testing.TB, from testNS, addr string) (stop func() (connections in
 			})
 		})
 	}
-	return func() int64 {
+	return n, func() {
 		close(done)
 		wg.Wait()
-		return n.Load()
 	}
 }
 
@@ -60,19 +59,17 @@ func TestNoConnectionFailsWhileBackendsChange(t *testing.T) {
 	client := newPod(t, d, "client")
 	svc := tcpService("web", vip, 80, all...)
 	set(t, d, svc)
-	stop := hammer(t, client.testNS, vip+":80")
-	for i := range 200 {
+	n, stop := hammer(t, client.testNS, vip+":80")
+	i := 0
+	for ; !t.Failed() && (i < 200 || n.Load() < 3000); i++ {
 		svc.Backends = []spec.Backend{all[i%4], all[(i+1+i/4%3)%4]}
 		if i%2 == 0 {
 			svc.Backends = svc.Backends[:1]
 		}
 		set(t, d, svc)
 	}
-	n := stop()
-	t.Logf("%d connections during 200 changes", n)
-	if n == 0 {
-		t.Error("no connection was made")
-	}
+	stop()
+	t.Logf("%d connections during %d changes", n.Load(), i)
 }
 
 func TestRestartInterruptsNothing(t *testing.T) {
@@ -84,7 +81,7 @@ func TestRestartInterruptsNothing(t *testing.T) {
 	svc := tcpService("web", vip, 80, a.backend(8080))
 	gone := tcpService("gone", "10.212.0.11", 80, a.backend(8080))
 	set(t, d, svc, gone)
-	stop := hammer(t, client.testNS, vip+":80")
+	n, stop := hammer(t, client.testNS, vip+":80")
 	for range 3 {
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
@@ -95,7 +92,8 @@ func TestRestartInterruptsNothing(t *testing.T) {
 		d = open(t, cfg)
 		set(t, d, svc) // what was removed meanwhile goes, what stayed is not touched
 	}
-	t.Logf("%d connections during 3 restarts", stop())
+	stop()
+	t.Logf("%d connections during 3 restarts", n.Load())
 	if _, err := client.dial("tcp4", "10.212.0.11:80"); err == nil {
 		t.Error("a service removed while nobody ran still answers")
 	}
