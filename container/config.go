@@ -1,0 +1,58 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"knarr.dev/knarr/container/image"
+)
+
+// Config is what the runtime needs to know.
+type Config struct {
+	// Root is the persistent folder: images, layers, records. It must be on a
+	// file system that overlayfs accepts as upper layer (ext4, XFS, btrfs, tmpfs).
+	Root string
+	// Run is the volatile folder: sockets, FIFOs, pinned namespaces.
+	Run string
+	// CgroupParent is the group beneath which the runtime makes its own.
+	// Relative cgroup parents of sandboxes are placed there, too.
+	CgroupParent string
+	// Network connects pods; nil leaves them with loopback only.
+	Network Network
+	// StreamAddr is where exec, attach and port-forward are served, e.g.
+	// "127.0.0.1:0". Empty: those calls are answered Unimplemented.
+	StreamAddr string
+	// Registries configures image hosts by name.
+	Registries image.Registries
+	Log        *slog.Logger
+	// Now is the clock; nil is the machine's.
+	Now func() time.Time
+}
+
+// Network connects the pods' network namespaces. Both calls are idempotent.
+type Network interface {
+	// Attach connects the namespace pinned at netns and returns its addresses.
+	Attach(ctx context.Context, id, netns string) ([]netip.Addr, error)
+	// Detach undoes Attach; an unknown id is no error.
+	Detach(ctx context.Context, id string) error
+}
+
+func (c *Config) complete() error {
+	if !filepath.IsAbs(c.Root) || !filepath.IsAbs(c.Run) {
+		return errors.New("container: Root and Run must be absolute paths")
+	}
+	if c.CgroupParent == "" {
+		c.CgroupParent = "knarr"
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return nil
+}

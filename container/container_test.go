@@ -1,0 +1,64 @@
+package container
+
+import (
+	"strings"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestRunAndLogs(t *testing.T) {
+	f := newFixture(t)
+	pod := f.sandbox(nil)
+	id := f.run(pod, "echo out; echo err >&2; exit 3", nil)
+	st := f.wait(id)
+	if st.ExitCode != 3 || st.Reason != "Error" || st.State != runtimeapi.ContainerState_CONTAINER_EXITED {
+		t.Errorf("status is %v", st)
+	}
+	out, errs := f.logText(id)
+	if out != "out\n" || errs != "err\n" {
+		t.Errorf("log holds %q and %q", out, errs)
+	}
+}
+
+func TestInside(t *testing.T) {
+	f := newFixture(t)
+	pod := f.sandbox(nil)
+	for _, c := range []struct{ name, script, want string }{
+		{"host name", "hostname; cat /etc/hostname", "pod-host\npod-host\n"},
+		{"resolv.conf", "cat /etc/resolv.conf", "search default.svc.cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n"},
+		{"process numbers", "echo $$", "1\n"},
+		{"home", "echo $HOME", "/root\n"},
+		{"network", "ls /sys/class/net", "lo\n"},
+		{"masked", "wc -c < /proc/keys; ls /sys/firmware | wc -l", "0\n0\n"},
+		{"read-only", "echo 1 2>/dev/null > /proc/sys/kernel/domainname || echo refused", "refused\n"},
+		{"sysfs read-only", "touch /sys/x 2>/dev/null || echo refused", "refused\n"},
+		{"capabilities", "grep CapEff /proc/self/status", "CapEff:\t00000000a80425fb\n"},
+		{"seccomp on", "grep Seccomp: /proc/self/status", "Seccomp:\t2\n"},
+		{"unshare refused", "unshare -n true 2>&1 | grep -c 'not permitted'", "1\n"},
+		{"raw devices refused", "mknod /dev/vda b 254 0 && dd if=/dev/vda of=/dev/null count=1 2>&1 | grep -c 'not permitted'", "1\n"},
+		{"shared memory", "df -k /dev/shm | tail -1 | grep -o 65536 | head -1", "65536\n"},
+		{"cgroup namespace", "grep ^0: /proc/self/cgroup", "0::/\n"},
+		{"devices", "ls /dev | tr '\\n' ' '", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f.TB = t
+			if got := f.output(pod, c.script, nil); got != c.want && c.want != "" {
+				t.Errorf("%s\nsays %q, not %q", c.script, got, c.want)
+			}
+		})
+	}
+	f.TB = t
+}
+
+func TestExecSync(t *testing.T) {
+	f := newFixture(t)
+	id := f.run(f.sandbox(nil), "sleep 1000", nil)
+	r := f.exec(id, "sh", "-c", "echo hello; hostname >&2; exit 7")
+	if string(r.Stdout) != "hello\n" || string(r.Stderr) != "pod-host\n" || r.ExitCode != 7 {
+		t.Errorf("exec answered %v", r)
+	}
+	if _, err := f.ExecSync(f.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "100"}, Timeout: 1}); err == nil || !strings.Contains(err.Error(), "timed out") {
+		t.Errorf("a command beyond its time answered %v", err)
+	}
+}

@@ -1,0 +1,181 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"knarr.dev/knarr/container/image"
+	"knarr.dev/knarr/container/log"
+	"knarr.dev/knarr/container/oci"
+	"knarr.dev/knarr/container/sandbox"
+)
+
+// recover takes up what the records and the holder tell of an earlier process.
+func (s *Server) recover() error {
+	if err := s.recoverPods(); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(filepath.Join(s.cfg.Root, "containers"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		c := &container{exited: make(chan struct{})}
+		err := load(s.containerRecord(e.Name()), &c.containerRecord)
+		c.pod = s.pods[c.Pod]
+		if errors.Is(err, os.ErrNotExist) || err == nil && c.pod == nil {
+			// Creation was not finished, or removal was not.
+			err = os.RemoveAll(s.containerDir(e.Name()))
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.recoverContainer(c)
+	}
+	return s.dropUnknown()
+}
+
+func (s *Server) recoverPods() error {
+	files, err := filepath.Glob(filepath.Join(s.cfg.Root, "pods", "*.json"))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		p := &pod{}
+		if err := load(f, &p.podRecord); err != nil {
+			return err
+		}
+		p.spaces = sandbox.Find(s.nsDir(p.ID))
+		alive := p.Boot == s.boot
+		if p.Pause.PID != 0 && alive {
+			child, err := oci.Find(p.Pause.PID, p.Pause.Start)
+			if alive = err == nil; alive {
+				p.pause = child
+			}
+		}
+		if !alive {
+			p.Ready = false
+		}
+		s.pods[p.ID] = p
+		s.names[podName(p.config().GetMetadata())] = p.ID
+	}
+	return nil
+}
+
+func (s *Server) recoverContainer(c *container) {
+	c.group = s.layout.Group(c.Cgroup)
+	img, err := s.images.Get(c.ImageID)
+	if err != nil {
+		img = &image.Image{ID: c.ImageID} // removed by hand; only a start would miss it
+	}
+	c.image = img
+	s.containers[c.ID] = c
+	s.names[containerName(c.pod, c.config().GetMetadata())] = c.ID
+	switch {
+	case !c.Finished.IsZero():
+		close(c.exited)
+	case c.Started.IsZero():
+		s.recoverUnstarted(c)
+	default:
+		if err := s.takeUp(c); err != nil {
+			s.cfg.Log.Warn("a container's end was not seen", "container", c.ID, "reason", err)
+			c.output = nil
+			s.finish(c, oci.UnknownExit, s.cfg.Now())
+		}
+	}
+}
+
+// recoverUnstarted deals with a container whose record knows no start. Were we
+// killed in the middle of one, its process may run, unrecorded: it is ended.
+func (s *Server) recoverUnstarted(c *container) {
+	if err := c.group.Kill(); err != nil {
+		s.cfg.Log.Warn("killing a half-started container", "container", c.ID, "error", err)
+	}
+}
+
+// takeUp follows a container that an earlier process started.
+func (s *Server) takeUp(c *container) error {
+	if c.Boot != s.boot {
+		return errors.New("the machine has been started anew since")
+	}
+	files, err := s.holder.Get(c.ID)
+	if err != nil {
+		child, ferr := oci.Find(c.Process.PID, c.Process.Start)
+		if ferr != nil {
+			return errors.Join(err, ferr)
+		}
+		c.child = child // it runs, but its output can only be had by its FIFOs
+	} else {
+		c.child, err = oci.Adopt(c.Process.PID, c.Process.Start, files[0])
+		if err != nil {
+			return err
+		}
+		files = files[1:]
+	}
+	w, err := log.Open(c.LogPath, s.cfg.Now)
+	if err != nil {
+		return err
+	}
+	o := &output{log: w, tty: c.TTY, done: make(chan struct{}), attached: map[*attachment]struct{}{}}
+	c.output = o
+	if c.TTY {
+		if len(files) == 1 {
+			master, err := pollable(files[0])
+			if err != nil {
+				return err
+			}
+			o.attachConsole(master)
+		}
+	} else if err := s.reopenPipes(c, o, files); err != nil {
+		return err
+	}
+	s.follow(c)
+	return nil
+}
+
+func (s *Server) reopenPipes(c *container, o *output, held []*os.File) (err error) {
+	dir := s.pipeDir(c.ID)
+	for i, end := range []struct {
+		name string
+		at   **os.File
+	}{{"out", &o.out}, {"err", &o.err}} {
+		if i < len(held) {
+			if *end.at, err = pollable(held[i]); err != nil {
+				return err
+			}
+			continue
+		}
+		if *end.at, err = os.OpenFile(filepath.Join(dir, end.name), os.O_RDONLY|nonblock, 0); err != nil {
+			return fmt.Errorf("opening the output of a container: %w", err)
+		}
+	}
+	if c.config().GetStdin() {
+		// Fails when the container has closed its input: then there is none.
+		o.in, _ = os.OpenFile(filepath.Join(dir, "in"), os.O_WRONLY|nonblock, 0)
+	}
+	return nil
+}
+
+// dropUnknown lets go of what the holder keeps for containers that are no more.
+func (s *Server) dropUnknown() error {
+	keys, err := s.holder.List()
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		id, _, _ := strings.Cut(k, ".")
+		if s.containers[id] == nil {
+			if err := s.holder.Drop(k); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+package container
+
+import (
+	"context"
+	"fmt"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// version of the runtime, as the CRI reports it.
+const version = "0.1.0"
+
+// Version names the runtime.
+func (s *Server) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{Version: "0.1.0", RuntimeName: "knarr", RuntimeVersion: version, RuntimeApiVersion: "v1"}, nil
+}
+
+// Status reports that the runtime works and what it can do.
+func (s *Server) Status(context.Context, *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	features := &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}
+	return &runtimeapi.StatusResponse{
+		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			{Type: runtimeapi.RuntimeReady, Status: true}, {Type: runtimeapi.NetworkReady, Status: true},
+		}},
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Features: features}, {Name: "knarr", Features: features}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	}, nil
+}
+
+// RuntimeConfig says how cgroups are named.
+func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS}}, nil
+}
+
+// UpdateRuntimeConfig takes note of the pods' addresses; the network does not need it.
+func (s *Server) UpdateRuntimeConfig(context.Context, *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
+}
+
+// ReopenContainerLog opens the log's path anew after a rotation.
+func (s *Server) ReopenContainerLog(_ context.Context, req *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
+	c, err := s.container(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	c.mu.RLock()
+	o, state := c.output, c.state()
+	c.mu.RUnlock()
+	if o == nil || state != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return nil, fmt.Errorf("%w: container %s is not running", errState, c.ID)
+	}
+	if err := o.log.Reopen(); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ReopenContainerLogResponse{}, nil
+}
+
+// merge notes changed limits in a container's configuration; zero values leave
+// what was there. The message is replaced, as others may be reading the old one.
+func merge(conf *runtimeapi.ContainerConfig, r *runtimeapi.LinuxContainerResources) {
+	old := conf.GetLinux().GetResources()
+	n := &runtimeapi.LinuxContainerResources{
+		CpuPeriod: or(r.GetCpuPeriod(), old.GetCpuPeriod()), CpuQuota: or(r.GetCpuQuota(), old.GetCpuQuota()),
+		CpuShares: or(r.GetCpuShares(), old.GetCpuShares()), MemoryLimitInBytes: or(r.GetMemoryLimitInBytes(), old.GetMemoryLimitInBytes()),
+		OomScoreAdj: or(r.GetOomScoreAdj(), old.GetOomScoreAdj()), CpusetCpus: or(r.GetCpusetCpus(), old.GetCpusetCpus()),
+		CpusetMems: or(r.GetCpusetMems(), old.GetCpusetMems()), MemorySwapLimitInBytes: or(r.GetMemorySwapLimitInBytes(), old.GetMemorySwapLimitInBytes()),
+		HugepageLimits: old.GetHugepageLimits(), Unified: old.GetUnified(),
+	}
+	if len(r.GetHugepageLimits()) > 0 {
+		n.HugepageLimits = r.GetHugepageLimits()
+	}
+	if len(r.GetUnified()) > 0 {
+		n.Unified = r.GetUnified()
+	}
+	if conf.Linux == nil {
+		conf.Linux = &runtimeapi.LinuxContainerConfig{}
+	}
+	conf.Linux.Resources = n
+}
+
+func or[T comparable](a, b T) T {
+	var zero T
+	if a != zero {
+		return a
+	}
+	return b
+}
