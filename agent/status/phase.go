@@ -9,7 +9,7 @@ import (
 // Phase sums the containers' states up. stopped says that no container will run
 // again, whatever the restart policy.
 func Phase(pod *corev1.Pod, inits, containers []corev1.ContainerStatus, stopped bool) corev1.PodPhase {
-	var pendingInit, failedInit, sidecarsRunning int
+	var pendingInit, failedInit, deadInit, sidecarsRunning int
 	for i, st := range inits {
 		if podspec.IsSidecar(&pod.Spec.InitContainers[i]) {
 			switch {
@@ -27,8 +27,11 @@ func Phase(pod *corev1.Pod, inits, containers []corev1.ContainerStatus, stopped 
 		case st.State.Running != nil:
 			pendingInit++
 		case st.State.Terminated != nil:
-			if st.State.Terminated.ExitCode != 0 {
+			if code := st.State.Terminated.ExitCode; code != 0 {
 				failedInit++
+				if !initRestarts(pod, i, code) {
+					deadInit++
+				}
 			}
 		case st.LastTerminationState.Terminated != nil && st.LastTerminationState.Terminated.ExitCode != 0:
 			failedInit++
@@ -36,8 +39,8 @@ func Phase(pod *corev1.Pod, inits, containers []corev1.ContainerStatus, stopped 
 			pendingInit++
 		}
 	}
-	var waiting, running, ended, succeeded int
-	for _, st := range containers {
+	var waiting, running, ended, succeeded, again int
+	for i, st := range containers {
 		switch {
 		case st.State.Running != nil:
 			running++
@@ -46,47 +49,45 @@ func Phase(pod *corev1.Pod, inits, containers []corev1.ContainerStatus, stopped 
 			if st.State.Terminated.ExitCode == 0 {
 				succeeded++
 			}
+			if podspec.ShouldRestart(pod, &pod.Spec.Containers[i], st.State.Terminated.ExitCode) {
+				again++
+			}
 		case st.LastTerminationState.Terminated != nil:
 			ended++
+			again++
 		default:
 			waiting++
 		}
 	}
-	never := pod.Spec.RestartPolicy == corev1.RestartPolicyNever
-	if failedInit > 0 && (never || stopped) {
+	if deadInit > 0 || failedInit > 0 && stopped {
 		return corev1.PodFailed
 	}
 	began := running+ended > 0
 	switch {
-	case (pendingInit > 0 || failedInit > 0) && !began:
-		if stopped {
-			return corev1.PodFailed
-		}
-		return corev1.PodPending
-	case waiting > 0:
-		if stopped {
-			return corev1.PodFailed
-		}
+	case !began && stopped || waiting > 0 && stopped:
+		return corev1.PodFailed
+	case (pendingInit > 0 || failedInit > 0) && !began, waiting > 0:
 		return corev1.PodPending
 	case running > 0:
 		return corev1.PodRunning
 	case ended == 0:
 		return corev1.PodPending
-	case stopped:
-		if succeeded == ended {
-			return corev1.PodSucceeded
-		}
-		return corev1.PodFailed
-	case pod.Spec.RestartPolicy == corev1.RestartPolicyAlways || pod.Spec.RestartPolicy == "":
+	case !stopped && again > 0:
 		return corev1.PodRunning
-	case sidecarsRunning > 0:
+	case !stopped && sidecarsRunning > 0:
 		// Sidecars outlive the containers that they serve; the pod ends with them.
 		return corev1.PodRunning
 	case succeeded == ended:
 		return corev1.PodSucceeded
-	case never:
-		return corev1.PodFailed
-	default:
-		return corev1.PodRunning
 	}
+	return corev1.PodFailed
+}
+
+// initRestarts tells whether a failed init container is tried again.
+func initRestarts(pod *corev1.Pod, i int, code int32) bool {
+	c := pod.Spec.InitContainers[i]
+	if c.RestartPolicy == nil && pod.Spec.RestartPolicy != corev1.RestartPolicyNever {
+		return true
+	}
+	return podspec.ShouldRestart(pod, &c, code)
 }

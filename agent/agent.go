@@ -1,0 +1,175 @@
+// Package agent is knarr's node agent: it runs the pods that the API assigns to
+// one node, through any runtime that speaks CRI, and reports how they fare.
+//
+//	API pods, ConfigMaps, Secrets ──> Agent ──> one actor per pod (package pod)
+//	runtime events ─────────────────┘   ├────> node object and lease (package node)
+//	                                    └────> kubelet API (package server)
+//
+// Nothing polls: actors wake by watches, runtime events and their own timers. An
+// agent that ends leaves its containers running; the next one takes them up.
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+
+	"knarr.dev/knarr/agent/images"
+	"knarr.dev/knarr/agent/node"
+	"knarr.dev/knarr/agent/pod"
+	"knarr.dev/knarr/agent/server"
+	"knarr.dev/knarr/agent/volumes"
+	"knarr.dev/knarr/client"
+	"knarr.dev/knarr/cri"
+)
+
+// Drainer is asked before a terminating pod's containers get their preStop hook
+// and SIGTERM. It blocks until every node has taken the pod out of its data path
+// and the pod's connections have drained, or until ctx ends; ctx is bounded by
+// the grace period.
+type Drainer interface {
+	Drain(ctx context.Context, pod *corev1.Pod) error
+}
+
+// Config is everything that an Agent needs. NodeName, Client, CRI, Recorder, Root
+// and LogRoot are required.
+type Config struct {
+	NodeName string
+	Client   client.Interface
+	CRI      *cri.Client
+	Recorder client.Recorder
+	// Root holds the agent's files: pods/<uid>/{volumes,etc-hosts,containers}.
+	Root string
+	// LogRoot holds container logs: <ns>_<name>_<uid>/<container>/<restart>.log.
+	LogRoot string
+	// CgroupRoot is the parent of all pods' cgroups; default /kubepods.
+	CgroupRoot    string
+	NodeIPs       []netip.Addr
+	ClusterDNS    []netip.Addr
+	ClusterDomain string // default cluster.local
+	MaxPods       int    // default 110
+	// Capacity overrides what is read from the machine.
+	Capacity   corev1.ResourceList
+	NodeLabels map[string]string
+	Version    string // of knarr, as kubeletVersion
+	Drainer    Drainer
+	// Listen serves the kubelet API; nil: it is not served.
+	Listen    net.Listener
+	TLS       *tls.Config // nil: plain HTTP, for tests
+	Authorize func(r *http.Request) error
+	Clock     clock.WithDelayedExecution
+	Log       *slog.Logger
+}
+
+// Agent runs the pods of one node. Make one with New.
+type Agent struct {
+	cfg     Config
+	deps    *pod.Deps
+	pods    *pods
+	node    *node.Reporter
+	objects *objects
+	server  *server.Server
+}
+
+// New checks the configuration and wires an agent; it does nothing yet.
+func New(cfg Config) (*Agent, error) {
+	switch {
+	case cfg.NodeName == "":
+		return nil, errors.New("agent: the node has no name; set NodeName")
+	case cfg.Client == nil || cfg.CRI == nil || cfg.Recorder == nil:
+		return nil, errors.New("agent: Client, CRI and Recorder are required")
+	case cfg.Root == "" || cfg.LogRoot == "":
+		return nil, errors.New("agent: Root and LogRoot are required")
+	}
+	defaults(&cfg)
+	a := &Agent{cfg: cfg}
+	var ips []string
+	for _, ip := range cfg.NodeIPs {
+		ips = append(ips, ip.String())
+	}
+	capacity, info, err := node.Machine(cfg.Root)
+	if err != nil {
+		return nil, fmt.Errorf("agent: read the machine's capacity: %w", err)
+	}
+	for k, v := range cfg.Capacity {
+		capacity[k] = v
+	}
+	a.node = node.New(node.Config{
+		Name: cfg.NodeName, Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, IPs: ips, Labels: cfg.NodeLabels,
+		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Root: cfg.Root,
+		Clock: cfg.Clock, Log: cfg.Log,
+	})
+	a.objects = newObjects(cfg.Client)
+	a.deps = &pod.Deps{
+		Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, Images: images.New(cfg.CRI, cfg.Clock),
+		Volumes: volumes.New(volumes.Config{Root: cfg.Root, NodeName: cfg.NodeName, Client: cfg.Client, Objects: a.objects,
+			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Log: cfg.Log}),
+		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, CgroupRoot: cfg.CgroupRoot, NodeIPs: ips,
+		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Memory: capacity.Memory().Value(),
+		Allocatable: a.node.Allocatable, Clock: cfg.Clock, Log: cfg.Log,
+	}
+	if cfg.Drainer != nil {
+		a.deps.Drainer = cfg.Drainer
+	}
+	a.pods = newPods(a.deps, cfg.NodeName)
+	a.deps.Admit = a.pods.admit(a.node)
+	if cfg.Listen != nil {
+		a.server = server.New(server.Config{
+			CRI: cfg.CRI, Pods: a.pods.snapshots, Find: a.pods.find, LogRoot: cfg.LogRoot, NodeName: cfg.NodeName,
+			Authorize: cfg.Authorize, Log: cfg.Log, Clock: cfg.Clock,
+		})
+	}
+	return a, nil
+}
+
+func defaults(cfg *Config) {
+	if cfg.CgroupRoot == "" {
+		cfg.CgroupRoot = "/kubepods"
+	}
+	if cfg.ClusterDomain == "" {
+		cfg.ClusterDomain = "cluster.local"
+	}
+	if cfg.MaxPods == 0 {
+		cfg.MaxPods = 110
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+func port(l net.Listener) int32 {
+	if l == nil {
+		return 0
+	}
+	if a, ok := l.Addr().(*net.TCPAddr); ok {
+		return int32(a.Port)
+	}
+	return 0
+}
+
+// Run runs the node's pods until ctx ends. Containers go on running then.
+func (a *Agent) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.node.Run(ctx) })
+	g.Go(func() error { return a.pods.run(ctx, a.objects) })
+	g.Go(func() error { return a.collect(ctx) })
+	if a.server != nil {
+		g.Go(func() error { return a.server.Serve(ctx, a.cfg.Listen, a.cfg.TLS) })
+	}
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("agent of node %s: %w", a.cfg.NodeName, err)
+	}
+	return nil
+}

@@ -1,0 +1,8 @@
+package agent
+
+import "context"
+
+func (a *Agent) collect(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}

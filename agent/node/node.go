@@ -1,0 +1,239 @@
+// Package node speaks for the machine: it registers the Node object, keeps its
+// status true, and renews its lease.
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/utils/clock"
+
+	"knarr.dev/knarr/client"
+	"knarr.dev/knarr/cri"
+)
+
+// How often a node is heard of: its lease always, its status when nothing
+// changes, and how often its own state is looked at.
+const (
+	leaseRenewal   = 10 * time.Second
+	leaseSeconds   = 40
+	statusInterval = 5 * time.Minute
+	checkInterval  = 10 * time.Second
+	firstRetry     = 50 * time.Millisecond
+	maxRetry       = 7 * time.Second
+)
+
+// Config is what a Reporter needs.
+type Config struct {
+	Name     string
+	Client   client.Interface
+	CRI      *cri.Client
+	Recorder client.Recorder
+	IPs      []string
+	Labels   map[string]string
+	Capacity corev1.ResourceList
+	MaxPods  int
+	Info     corev1.NodeSystemInfo
+	Version  string
+	Port     int32  // of the kubelet API; 0: none
+	Root     string // the file system that is watched for disk pressure
+	Clock    clock.WithDelayedExecution
+	Log      *slog.Logger
+}
+
+// Reporter keeps the Node object. Make one with New.
+type Reporter struct {
+	cfg         Config
+	allocatable corev1.ResourceList
+
+	mu    sync.Mutex
+	node  *corev1.Node // last known state, nil before registration
+	wrote time.Time    // last status write
+}
+
+// New returns a reporter.
+func New(cfg Config) *Reporter {
+	r := &Reporter{cfg: cfg}
+	r.cfg.Capacity = maps.Clone(cfg.Capacity)
+	if _, ok := r.cfg.Capacity[corev1.ResourcePods]; !ok {
+		r.cfg.Capacity[corev1.ResourcePods] = quantity(int64(cfg.MaxPods))
+	}
+	r.allocatable = allocatable(r.cfg.Capacity)
+	return r
+}
+
+// Allocatable is what pods may use of the node.
+func (r *Reporter) Allocatable() corev1.ResourceList { return r.allocatable }
+
+// Node returns the last known Node object, nil before it was registered.
+func (r *Reporter) Node() *corev1.Node {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.node
+}
+
+// Run registers the node, then reports until ctx ends.
+func (r *Reporter) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.retry(ctx, checkInterval, r.report) })
+	g.Go(func() error { return r.retry(ctx, leaseRenewal, r.renew) })
+	return g.Wait()
+}
+
+// retry calls fn every interval, sooner after a failure.
+func (r *Reporter) retry(ctx context.Context, every time.Duration, fn func(context.Context) error) error {
+	delay := firstRetry
+	for {
+		err := fn(ctx)
+		wait := every
+		if err != nil && ctx.Err() == nil {
+			r.cfg.Log.Warn("the node could not report; it will be tried again", "node", r.cfg.Name, "error", err)
+			wait, delay = delay, min(2*delay, maxRetry)
+		} else {
+			delay = firstRetry
+		}
+		t := r.cfg.Clock.NewTimer(wait)
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+func (r *Reporter) key() client.Key { return client.Key{Resource: client.Nodes, Name: r.cfg.Name} }
+
+// report brings the Node object up to date.
+func (r *Reporter) report(ctx context.Context) error {
+	want := r.observe(ctx)
+	if r.Node() == nil {
+		if err := r.register(ctx, want); err != nil {
+			return err
+		}
+	}
+	have := r.Node()
+	status := r.merge(have, want)
+	now := r.cfg.Clock.Now()
+	if !changed(have.Status, status) && now.Sub(r.wrote) < statusInterval {
+		return nil
+	}
+	got, err := r.patch(ctx, have, status)
+	if apierrors.IsNotFound(err) {
+		// Deleted by somebody: register anew.
+		r.set(nil)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	r.wrote = now
+	r.set(got)
+	return nil
+}
+
+func (r *Reporter) set(n *corev1.Node) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.node = n
+}
+
+// register makes the Node object, or takes over the one that is there.
+func (r *Reporter) register(ctx context.Context, status corev1.NodeStatus) error {
+	labels := map[string]string{
+		corev1.LabelHostname: r.cfg.Name, corev1.LabelArchStable: runtime.GOARCH, corev1.LabelOSStable: runtime.GOOS,
+		"beta.kubernetes.io/arch": runtime.GOARCH, "beta.kubernetes.io/os": runtime.GOOS,
+	}
+	maps.Copy(labels, r.cfg.Labels)
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.cfg.Name, Labels: labels}, Status: r.merge(&corev1.Node{}, status)}
+	n.Annotations = map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
+	obj, err := r.cfg.Client.Create(ctx, r.key(), n)
+	if err == nil {
+		r.cfg.Recorder.Event(obj, corev1.EventTypeNormal, "Starting", "Starting kubelet.")
+		return r.adopt(obj)
+	}
+	if !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("register node %s: %w", r.cfg.Name, err)
+	}
+	have, err := client.Get[*corev1.Node](ctx, r.cfg.Client, r.key())
+	if err != nil {
+		return fmt.Errorf("read node %s: %w", r.cfg.Name, err)
+	}
+	missing := map[string]string{}
+	for k, v := range labels {
+		if have.Labels[k] != v {
+			missing[k] = v
+		}
+	}
+	if len(missing) > 0 {
+		data, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": missing}})
+		if err != nil {
+			return err
+		}
+		obj, err := r.cfg.Client.Patch(ctx, r.key(), client.Patch{Type: types.MergePatchType, Data: data})
+		if err != nil {
+			return fmt.Errorf("label node %s: %w", r.cfg.Name, err)
+		}
+		return r.adopt(obj)
+	}
+	return r.adopt(have)
+}
+
+func (r *Reporter) adopt(obj client.Object) error {
+	n, ok := obj.(*corev1.Node)
+	if !ok {
+		return fmt.Errorf("register node %s: server answered a %T", r.cfg.Name, obj)
+	}
+	r.set(n)
+	return nil
+}
+
+// changed compares statuses, heartbeats aside.
+func changed(a, b corev1.NodeStatus) bool {
+	a, b = *a.DeepCopy(), *b.DeepCopy()
+	for _, s := range []*corev1.NodeStatus{&a, &b} {
+		for i := range s.Conditions {
+			s.Conditions[i].LastHeartbeatTime = metav1.Time{}
+		}
+	}
+	return !equality.Semantic.DeepEqual(a, b)
+}
+
+func (r *Reporter) patch(ctx context.Context, have *corev1.Node, status corev1.NodeStatus) (*corev1.Node, error) {
+	next := have.DeepCopy()
+	next.Status = status
+	before, err := json.Marshal(have)
+	if err != nil {
+		return nil, err
+	}
+	after, err := json.Marshal(next)
+	if err != nil {
+		return nil, err
+	}
+	data, err := strategicpatch.CreateTwoWayMergePatch(before, after, corev1.Node{})
+	if err != nil {
+		return nil, fmt.Errorf("compute the status patch of node %s: %w", r.cfg.Name, err)
+	}
+	obj, err := r.cfg.Client.Patch(ctx, r.key().Sub("status"), client.Patch{Type: types.StrategicMergePatchType, Data: data})
+	if err != nil {
+		return nil, fmt.Errorf("write the status of node %s: %w", r.cfg.Name, err)
+	}
+	n, ok := obj.(*corev1.Node)
+	if !ok {
+		return nil, fmt.Errorf("write the status of node %s: server answered a %T", r.cfg.Name, obj)
+	}
+	return n, nil
+}

@@ -1,0 +1,159 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"sort"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Thresholds of pressure, those of Kubernetes' defaults.
+const (
+	memoryFloor   = 100 << 20 // bytes available
+	diskFloor     = 10        // percent available
+	maxImages     = 50        // shown in the node's status
+	maxImageNames = 5
+)
+
+func quantity(n int64) resource.Quantity { return *resource.NewQuantity(n, resource.DecimalSI) }
+
+// allocatable is the capacity less what is kept back against pressure.
+func allocatable(capacity corev1.ResourceList) corev1.ResourceList {
+	out := capacity.DeepCopy()
+	if q, ok := out[corev1.ResourceMemory]; ok && q.Value() > 2*memoryFloor {
+		q.Sub(*resource.NewQuantity(memoryFloor, resource.BinarySI))
+		out[corev1.ResourceMemory] = q
+	}
+	if q, ok := out[corev1.ResourceEphemeralStorage]; ok {
+		out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(q.Value()/100*(100-diskFloor), resource.BinarySI)
+	}
+	return out
+}
+
+// observe looks at the machine and the runtime.
+func (r *Reporter) observe(ctx context.Context) corev1.NodeStatus {
+	s := corev1.NodeStatus{
+		Capacity: r.cfg.Capacity, Allocatable: r.allocatable, NodeInfo: r.cfg.Info,
+		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: r.cfg.Port}},
+	}
+	s.NodeInfo.KubeletVersion = r.cfg.Version
+	for _, ip := range r.cfg.IPs {
+		s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
+	}
+	s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: r.cfg.Name})
+	if v, err := r.cfg.CRI.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err == nil {
+		s.NodeInfo.ContainerRuntimeVersion = v.RuntimeName + "://" + v.RuntimeVersion
+	}
+	s.Images = r.images(ctx)
+	s.Conditions = []corev1.NodeCondition{r.memory(), r.diskSpace(), r.pids(), r.ready(ctx)}
+	return s
+}
+
+func condition(kind corev1.NodeConditionType, bad bool, badReason, badMessage, reason, message string) corev1.NodeCondition {
+	c := corev1.NodeCondition{Type: kind, Status: corev1.ConditionFalse, Reason: reason, Message: message}
+	if bad {
+		c.Status, c.Reason, c.Message = corev1.ConditionTrue, badReason, badMessage
+	}
+	return c
+}
+
+func (r *Reporter) memory() corev1.NodeCondition {
+	m, err := meminfo("/proc/meminfo")
+	return condition(corev1.NodeMemoryPressure, err == nil && m["MemAvailable"] < memoryFloor,
+		"KubeletHasInsufficientMemory", "kubelet has insufficient memory available",
+		"KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+}
+
+func (r *Reporter) diskSpace() corev1.NodeCondition {
+	total, free, err := disk(r.cfg.Root)
+	return condition(corev1.NodeDiskPressure, err == nil && free < total/100*diskFloor,
+		"KubeletHasDiskPressure", "kubelet has disk pressure",
+		"KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+}
+
+func (r *Reporter) pids() corev1.NodeCondition {
+	return condition(corev1.NodePIDPressure, false,
+		"KubeletHasInsufficientPID", "kubelet has insufficient PID available",
+		"KubeletHasSufficientPID", "kubelet has sufficient PID available")
+}
+
+// ready asks the runtime whether it and its network are.
+func (r *Reporter) ready(ctx context.Context) corev1.NodeCondition {
+	c := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
+	resp, err := r.cfg.CRI.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
+	var problems []string
+	if err != nil {
+		problems = append(problems, "container runtime is down")
+	}
+	for _, rc := range resp.GetStatus().GetConditions() {
+		switch {
+		case rc.Status:
+		case rc.Type == "NetworkReady":
+			problems = append(problems, "container runtime network not ready: NetworkReady=false reason:"+rc.Reason+" message:"+rc.Message)
+		case rc.Type == "RuntimeReady":
+			problems = append(problems, "container runtime not ready: RuntimeReady=false reason:"+rc.Reason+" message:"+rc.Message)
+		}
+	}
+	if len(problems) > 0 {
+		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "KubeletNotReady", "["+strings.Join(problems, ", ")+"]"
+		if len(problems) == 1 {
+			c.Message = problems[0]
+		}
+	}
+	return c
+}
+
+// images lists the largest images.
+func (r *Reporter) images(ctx context.Context) []corev1.ContainerImage {
+	resp, err := r.cfg.CRI.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+	if err != nil {
+		return nil
+	}
+	var out []corev1.ContainerImage
+	for _, i := range resp.Images {
+		names := append(slices.Clone(i.RepoDigests), i.RepoTags...)
+		if len(names) > maxImageNames {
+			names = names[:maxImageNames]
+		}
+		out = append(out, corev1.ContainerImage{Names: names, SizeBytes: int64(i.Size)})
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i].SizeBytes > out[j].SizeBytes })
+	return out[:min(len(out), maxImages)]
+}
+
+// merge puts what was observed over the node's status: conditions keep the time
+// of their last transition, and those of others stay.
+func (r *Reporter) merge(n *corev1.Node, want corev1.NodeStatus) corev1.NodeStatus {
+	out := *n.Status.DeepCopy()
+	out.Capacity, out.Allocatable, out.NodeInfo = want.Capacity, want.Allocatable, want.NodeInfo
+	// Extended resources that others announced stay.
+	for name, q := range n.Status.Capacity {
+		if _, ours := out.Capacity[name]; !ours && strings.Contains(string(name), "/") {
+			out.Capacity, out.Allocatable = out.Capacity.DeepCopy(), out.Allocatable.DeepCopy()
+			out.Capacity[name] = q
+			if _, ok := out.Allocatable[name]; !ok {
+				out.Allocatable[name] = q
+			}
+		}
+	}
+	out.Addresses, out.DaemonEndpoints, out.Images = want.Addresses, want.DaemonEndpoints, want.Images
+	now := metav1.NewTime(r.cfg.Clock.Now().Truncate(1e9))
+	for _, c := range want.Conditions {
+		c.LastHeartbeatTime, c.LastTransitionTime = now, now
+		i := slices.IndexFunc(out.Conditions, func(o corev1.NodeCondition) bool { return o.Type == c.Type })
+		if i < 0 {
+			out.Conditions = append(out.Conditions, c)
+			continue
+		}
+		if out.Conditions[i].Status == c.Status {
+			c.LastTransitionTime = out.Conditions[i].LastTransitionTime
+		}
+		out.Conditions[i] = c
+	}
+	return out
+}

@@ -1,0 +1,148 @@
+package pod
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"knarr.dev/knarr/agent/status"
+	"knarr.dev/knarr/client"
+)
+
+// Delays between attempts of a failed write.
+const (
+	firstWriteRetry = 200 * time.Millisecond
+	maxWriteRetry   = 30 * time.Second
+)
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+
+func (a *Actor) key() client.Key {
+	return client.Key{Resource: client.Pods, Namespace: a.pod.Namespace, Name: a.pod.Name}
+}
+
+// compute returns the status that the pod ought to show now.
+func (a *Actor) compute() corev1.PodStatus {
+	return status.Compute(status.Input{
+		Pod: a.pod, View: a.view, Waiting: a.waiting, Started: a.started, Ready: a.ready, Messages: a.messages,
+		NodeIPs: a.d.NodeIPs, Terminal: a.terminal, Stopped: a.stopped, Now: a.d.Clock.Now(),
+	})
+}
+
+// writeStatus brings the API's status up to date: never more than one write is
+// under way, and none is made when nothing changed.
+func (a *Actor) writeStatus() {
+	want := a.compute()
+	a.shared.mu.Lock()
+	a.shared.pod, a.shared.view, a.shared.status = a.pod, a.view, want
+	a.shared.mu.Unlock()
+	a.acked = false
+	if a.gone || a.tasks["status"] != nil {
+		return
+	}
+	if equality.Semantic.DeepEqual(want, a.pod.Status) {
+		a.acked = true
+		return
+	}
+	if until := a.retry["\x00status"]; a.d.Clock.Now().Before(until) {
+		a.at(until)
+		return
+	}
+	pod := a.pod
+	a.do("status", false, func(ctx context.Context) func() {
+		got, err := patchStatus(ctx, a.d.Client, pod, want)
+		return func() { a.wrote(got, err) }
+	})
+}
+
+// wrote applies the outcome of a status write.
+func (a *Actor) wrote(got *corev1.Pod, err error) {
+	switch {
+	case err == nil:
+		a.writeDelay = 0
+		delete(a.retry, "\x00status")
+		a.accept(got)
+	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
+		// Gone, or replaced by another pod of the same name.
+		if a.ctx.Err() == nil && a.missingFromAPI() {
+			a.gone = true
+			return
+		}
+		fallthrough
+	default:
+		a.writeDelay = min(max(2*a.writeDelay, firstWriteRetry), maxWriteRetry)
+		a.retry["\x00status"] = a.d.Clock.Now().Add(a.writeDelay)
+		if a.ctx.Err() == nil {
+			a.log.Warn("the pod's status could not be written; it will be tried again", "error", err)
+		}
+	}
+}
+
+// missingFromAPI asks whether this very pod is gone from the API.
+func (a *Actor) missingFromAPI() bool {
+	got, err := client.Get[*corev1.Pod](a.ctx, a.d.Client, a.key())
+	return apierrors.IsNotFound(err) || err == nil && got.UID != a.pod.UID
+}
+
+// patchStatus writes the difference between a pod's status and want. The UID is
+// part of the patch, so that a namesake is never touched.
+func patchStatus(ctx context.Context, c client.Interface, pod *corev1.Pod, want corev1.PodStatus) (*corev1.Pod, error) {
+	type meta struct {
+		UID types.UID `json:"uid"`
+	}
+	type doc struct {
+		Metadata meta             `json:"metadata"`
+		Status   corev1.PodStatus `json:"status"`
+	}
+	before, err := json.Marshal(struct {
+		Status corev1.PodStatus `json:"status"`
+	}{pod.Status})
+	if err != nil {
+		return nil, err
+	}
+	after, err := json.Marshal(doc{meta{pod.UID}, want})
+	if err != nil {
+		return nil, err
+	}
+	data, err := strategicpatch.CreateTwoWayMergePatch(before, after, corev1.Pod{})
+	if err != nil {
+		return nil, fmt.Errorf("compute the status patch of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	k := client.Key{Resource: client.Pods, Namespace: pod.Namespace, Name: pod.Name}.Sub("status")
+	obj, err := c.Patch(ctx, k, client.Patch{Type: types.StrategicMergePatchType, Data: data})
+	if err != nil {
+		return nil, fmt.Errorf("write the status of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	got, ok := obj.(*corev1.Pod)
+	if !ok {
+		return nil, fmt.Errorf("write the status of pod %s/%s: server answered a %T", pod.Namespace, pod.Name, obj)
+	}
+	if got.UID != pod.UID {
+		return nil, apierrors.NewConflict(client.Pods.GroupResource(), pod.Name, fmt.Errorf("the pod was replaced by another of the same name"))
+	}
+	return got, nil
+}
+
+// deletePod removes a stopped pod from the API.
+func deletePod(ctx context.Context, c client.Interface, pod *corev1.Pod) error {
+	zero := int64(0)
+	err := c.Delete(ctx, client.Key{Resource: client.Pods, Namespace: pod.Namespace, Name: pod.Name},
+		metav1.DeleteOptions{GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &pod.UID}})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}

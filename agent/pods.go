@@ -1,0 +1,291 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/agent/pod"
+	"knarr.dev/knarr/agent/podspec"
+	"knarr.dev/knarr/agent/view"
+	"knarr.dev/knarr/client"
+)
+
+// Pauses when the runtime's event stream breaks, and between listings for a
+// runtime that has none.
+const (
+	firstReconnect = 20 * time.Millisecond
+	maxReconnect   = 5 * time.Second
+	relistEvery    = 10 * time.Second
+)
+
+// pods keeps one actor for each pod of the node and hands events to them.
+type pods struct {
+	deps  *pod.Deps
+	node  string
+	cache client.Cache
+
+	mu     sync.Mutex
+	ctx    context.Context
+	wg     sync.WaitGroup
+	actors map[string]*pod.Actor // by UID
+	first  map[string]*view.Pod  // what the runtime had at the start, by UID
+
+	admission sync.Mutex
+	admitted  map[string]bool // pods that count against the node's resources
+}
+
+func newPods(d *pod.Deps, node string) *pods {
+	return &pods{deps: d, node: node, cache: d.Client.Cache(client.Pods, "spec.nodeName="+node), actors: map[string]*pod.Actor{}, admitted: map[string]bool{}}
+}
+
+// run adopts what the runtime has, then follows API and runtime until ctx ends.
+func (p *pods) run(ctx context.Context, o *objects) error {
+	p.ctx = ctx
+	defer p.wg.Wait()
+	if err := p.cache.WaitSynced(ctx); err != nil {
+		return fmt.Errorf("wait for the node's pods: %w", err)
+	}
+	if err := p.adopt(ctx); err != nil {
+		return err
+	}
+	cancel := p.cache.Subscribe(p.changed)
+	defer cancel()
+	for _, c := range []client.Cache{o.configMaps, o.secrets} {
+		defer c.Subscribe(p.objectChanged)()
+	}
+	p.orphans(ctx)
+	return p.follow(ctx)
+}
+
+// adopt lists the runtime, waiting for it if it is not up yet.
+func (p *pods) adopt(ctx context.Context) error {
+	for delay := firstReconnect; ; delay = min(2*delay, maxReconnect) {
+		v, err := view.List(ctx, p.deps.CRI, "")
+		if err == nil {
+			p.admission.Lock()
+			for uid := range v {
+				p.admitted[uid] = true
+			}
+			p.admission.Unlock()
+			p.mu.Lock()
+			p.first = v
+			p.mu.Unlock()
+			return nil
+		}
+		p.deps.Log.Warn("the container runtime does not answer yet", "error", err)
+		if !p.pause(ctx, delay) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (p *pods) pause(ctx context.Context, d time.Duration) bool {
+	t := p.deps.Clock.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C():
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// changed hands an API event to the pod's actor.
+func (p *pods) changed(ev client.Event) {
+	obj, ok := ev.Object.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	if old, ok := ev.Old.(*corev1.Pod); ok && old.UID != obj.UID {
+		p.gone(old)
+	}
+	if ev.Type == client.Deleted {
+		p.gone(obj)
+		return
+	}
+	uid := string(obj.UID)
+	p.mu.Lock()
+	a := p.actors[uid]
+	if a == nil && p.ctx.Err() == nil {
+		a = pod.New(p.deps, obj, p.first[uid])
+		delete(p.first, uid)
+		p.start(uid, a)
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	if a != nil {
+		a.Update(obj)
+	}
+}
+
+// start runs an actor until its pod is removed; the lock is held.
+func (p *pods) start(uid string, a *pod.Actor) {
+	p.actors[uid] = a
+	p.wg.Go(func() {
+		a.Run(p.ctx)
+		p.mu.Lock()
+		delete(p.actors, uid)
+		p.mu.Unlock()
+		p.admission.Lock()
+		delete(p.admitted, uid)
+		p.admission.Unlock()
+	})
+}
+
+func (p *pods) gone(obj *corev1.Pod) {
+	if a := p.actor(string(obj.UID)); a != nil {
+		a.Deleted(obj)
+	}
+}
+
+func (p *pods) actor(uid string) *pod.Actor {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.actors[uid]
+}
+
+func (p *pods) all() map[string]*pod.Actor {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make(map[string]*pod.Actor, len(p.actors))
+	for k, v := range p.actors {
+		out[k] = v
+	}
+	return out
+}
+
+// objectChanged wakes the pods that use a ConfigMap or Secret.
+func (p *pods) objectChanged(ev client.Event) {
+	for _, a := range p.all() {
+		if pod, _ := a.Snapshot(); refers(pod, ev.Object) {
+			a.ObjectChanged()
+		}
+	}
+}
+
+// orphans ends what the runtime has of pods that the API no longer knows: each is
+// given an actor whose pod was deleted while nobody looked.
+func (p *pods) orphans(ctx context.Context) {
+	known := map[string]bool{}
+	p.cache.List("", nil, func(o client.Object) bool {
+		known[string(o.GetUID())] = true
+		return true
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for uid, v := range p.first {
+		if known[uid] || uid == "" {
+			continue
+		}
+		obj := shell(v)
+		a := pod.New(p.deps, obj, v)
+		a.Deleted(obj)
+		p.start(uid, a)
+		delete(p.first, uid)
+	}
+}
+
+// shell rebuilds the little of a pod that ending it needs, from labels.
+func shell(v *view.Pod) *corev1.Pod {
+	obj := &corev1.Pod{}
+	take := func(l map[string]string) {
+		obj.Name, obj.Namespace = l[podspec.LabelPodName], l[podspec.LabelPodNamespace]
+		obj.SetUID(types.UID(l[podspec.LabelPodUID]))
+	}
+	for _, s := range v.Sandboxes {
+		take(s.Labels)
+	}
+	for name, list := range v.Containers {
+		for _, c := range list {
+			take(c.Labels)
+			if g, err := strconv.ParseInt(c.Annotations[podspec.AnnotationPodGracePeriod], 10, 64); err == nil {
+				obj.Spec.TerminationGracePeriodSeconds = &g
+			}
+		}
+		obj.Spec.Containers = append(obj.Spec.Containers, corev1.Container{Name: name})
+	}
+	return obj
+}
+
+// follow hands runtime events to actors. After every break of the stream, and
+// after its start, everything is listed, because events may have been missed.
+func (p *pods) follow(ctx context.Context) error {
+	delay := firstReconnect
+	for ctx.Err() == nil {
+		stream, err := p.deps.CRI.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+		if err == nil {
+			for {
+				ev, recvErr := stream.Recv()
+				if recvErr != nil {
+					err = recvErr
+					break
+				}
+				delay = firstReconnect
+				p.event(ev)
+			}
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if unimplemented(err) {
+			delay = relistEvery
+		}
+		if !p.pause(ctx, delay) {
+			break
+		}
+		delay = min(2*delay, max(maxReconnect, delay))
+		p.relist(ctx)
+	}
+	return ctx.Err()
+}
+
+func (p *pods) event(ev *runtimeapi.ContainerEventResponse) {
+	uid := ev.GetPodSandboxStatus().GetMetadata().GetUid()
+	for _, st := range ev.ContainersStatuses {
+		if uid == "" {
+			uid = st.Labels[podspec.LabelPodUID]
+		}
+	}
+	if a := p.actor(uid); a != nil {
+		a.Runtime(ev)
+	}
+}
+
+func (p *pods) relist(ctx context.Context) {
+	v, err := view.List(ctx, p.deps.CRI, "")
+	if err != nil {
+		return
+	}
+	for uid, a := range p.all() {
+		a.Refresh(v[uid])
+	}
+}
+
+// snapshots returns the node's pods as they are shown.
+func (p *pods) snapshots() []*corev1.Pod {
+	var out []*corev1.Pod
+	for _, a := range p.all() {
+		pod, _ := a.Snapshot()
+		out = append(out, pod)
+	}
+	return out
+}
+
+// find returns a pod and its containers by name.
+func (p *pods) find(namespace, name, uid string) (*corev1.Pod, *view.Pod, bool) {
+	for _, a := range p.all() {
+		pod, v := a.Snapshot()
+		if pod.Namespace == namespace && pod.Name == name && (uid == "" || uid == string(pod.UID)) {
+			return pod, v, true
+		}
+	}
+	return nil, nil, false
+}
