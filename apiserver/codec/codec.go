@@ -1,0 +1,155 @@
+// Package codec turns objects into bytes and back: the stored form, and the
+// formats in which requests arrive.
+package codec
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"mime"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	jsonserializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"knarr.dev/knarr/api/kind"
+)
+
+// Media types of the API.
+const (
+	JSON     = "application/json"
+	YAML     = "application/yaml"
+	Protobuf = "application/vnd.kubernetes.protobuf"
+)
+
+// protoPrefix begins every protobuf body and stored value of Kubernetes.
+var protoPrefix = []byte{'k', '8', 's', 0}
+
+type message interface {
+	Marshal() ([]byte, error)
+	Unmarshal([]byte) error
+}
+
+// Envelope wraps a bare protobuf message as Kubernetes does: the prefix and a
+// runtime.Unknown that names the kind.
+func Envelope(gvk schema.GroupVersionKind, raw []byte) ([]byte, error) {
+	u := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind}, Raw: raw}
+	out := make([]byte, len(protoPrefix)+u.Size())
+	copy(out, protoPrefix)
+	n, err := u.MarshalToSizedBuffer(out[len(protoPrefix):])
+	if err != nil {
+		return nil, err
+	}
+	return out[:len(protoPrefix)+n], nil
+}
+
+// EncodeStored returns the bytes under which obj is stored: protobuf in the
+// envelope, or JSON for kinds without protobuf.
+func EncodeStored(k *kind.Kind, obj kind.Object) ([]byte, error) {
+	m, ok := obj.(message)
+	if !ok {
+		b, err := json.Marshal(obj)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s %s: %w", k.Kind, obj.GetName(), err)
+		}
+		return b, nil
+	}
+	raw, err := m.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encode %s %s: %w", k.Kind, obj.GetName(), err)
+	}
+	return Envelope(k.GVK(), raw)
+}
+
+// DecodeStored reads what EncodeStored wrote, and fills defaults that newer
+// servers added since.
+func DecodeStored(k *kind.Kind, value []byte) (kind.Object, error) {
+	obj := k.New()
+	if rest, ok := bytes.CutPrefix(value, protoPrefix); ok {
+		var u runtime.Unknown
+		if err := u.Unmarshal(rest); err != nil {
+			return nil, fmt.Errorf("decode the envelope of a %s: %w", k.Kind, err)
+		}
+		m, ok := obj.(message)
+		if !ok {
+			return nil, fmt.Errorf("decode a %s: stored as protobuf, which the kind does not have", k.Kind)
+		}
+		if err := m.Unmarshal(u.Raw); err != nil {
+			return nil, fmt.Errorf("decode a %s: %w", k.Kind, err)
+		}
+	} else if err := json.Unmarshal(value, obj); err != nil {
+		return nil, fmt.Errorf("decode a %s: %w", k.Kind, err)
+	}
+	SetType(obj, k.GVK())
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	return obj, nil
+}
+
+// SetType stamps the kind's name onto an object.
+func SetType(obj runtime.Object, gvk schema.GroupVersionKind) {
+	obj.GetObjectKind().SetGroupVersionKind(gvk)
+}
+
+// Serializers of request bodies, lenient and strict.
+var (
+	jsonLenient = serializer(false, false)
+	jsonStrict  = serializer(false, true)
+	yamlLenient = serializer(true, false)
+	yamlStrict  = serializer(true, true)
+	proto       = protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
+)
+
+func serializer(yaml, strict bool) runtime.Decoder {
+	return jsonserializer.NewSerializerWithOptions(jsonserializer.DefaultMetaFactory, scheme.Scheme, scheme.Scheme,
+		jsonserializer.SerializerOptions{Yaml: yaml, Strict: strict})
+}
+
+// MediaType returns the format of a request body from its Content-Type; JSON if
+// there is none. ok is false for a format that is not understood.
+func MediaType(contentType string) (media string, ok bool) {
+	if contentType == "" {
+		return JSON, true
+	}
+	m, _, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return contentType, false
+	}
+	switch m {
+	case JSON, Protobuf:
+		return m, true
+	case YAML, "application/x-yaml", "text/yaml":
+		return YAML, true
+	}
+	return m, false
+}
+
+// Decode reads a body into into, a registered type or metav1.Status and its
+// like. gvk is what the body is if it does not say. strict returns unknown and
+// duplicate fields as a runtime.StrictDecodingError together with the object.
+func Decode(body []byte, media string, gvk schema.GroupVersionKind, into runtime.Object, strict bool) (runtime.Object, *schema.GroupVersionKind, error) {
+	var d runtime.Decoder
+	switch {
+	case media == Protobuf:
+		d = proto
+	case media == YAML && strict:
+		d = yamlStrict
+	case media == YAML:
+		d = yamlLenient
+	case strict:
+		d = jsonStrict
+	default:
+		d = jsonLenient
+	}
+	return d.Decode(body, &gvk, into)
+}
+
+// IsList tells whether obj is a list.
+func IsList(obj runtime.Object) bool {
+	_, ok := obj.(metav1.ListInterface)
+	return ok
+}

@@ -1,0 +1,191 @@
+package apiserver
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/codec"
+	"knarr.dev/knarr/apiserver/registry"
+	"knarr.dev/knarr/apiserver/watchcache"
+)
+
+func (s *Server) writeList(w http.ResponseWriter, r *http.Request, f format, res *registry.Resource, l *registry.List) {
+	meta := metav1.ListMeta{ResourceVersion: strconv.FormatInt(l.Revision, 10), Continue: l.Continue, RemainingItemCount: l.Remaining}
+	switch f.as {
+	case "Table":
+		t, err := s.table(res, l.Items, r)
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		t.ListMeta = meta
+		writeObject(w, r, http.StatusOK, f, t)
+		return
+	case "PartialObjectMetadata", "PartialObjectMetadataList":
+		p := &metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "PartialObjectMetadataList"}, ListMeta: meta}
+		p.Items = make([]metav1.PartialObjectMetadata, len(l.Items))
+		for i, it := range l.Items {
+			p.Items[i] = *partial(it.Object)
+		}
+		writeObject(w, r, http.StatusOK, f, p)
+		return
+	}
+	if f.media == codec.Protobuf {
+		raw, err := protoList(res, l.Items, &meta)
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		if raw != nil {
+			writeBody(w, r, http.StatusOK, codec.Protobuf, raw)
+			return
+		}
+		f.media = codec.JSON
+	}
+	b, err := jsonList(res, l.Items, &meta)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	writeJSON(w, r, http.StatusOK, f, b)
+}
+
+// jsonList joins the objects' shared bytes.
+func jsonList(res *registry.Resource, items []*watchcache.Item, meta *metav1.ListMeta) ([]byte, error) {
+	head, err := json.Marshal(meta)
+	if err != nil {
+		return nil, err
+	}
+	parts := make([][]byte, len(items))
+	size := len(head) + 128
+	for i, it := range items {
+		if parts[i], err = itemJSON(res, it); err != nil {
+			return nil, err
+		}
+		size += len(parts[i]) + 1
+	}
+	var b bytes.Buffer
+	b.Grow(size)
+	fmt.Fprintf(&b, `{"kind":"%sList","apiVersion":"%s","metadata":%s,"items":[`, res.Kind.Kind, res.GVK().GroupVersion(), head)
+	for i, p := range parts {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.Write(p)
+	}
+	b.WriteString("]}")
+	return b.Bytes(), nil
+}
+
+func itemJSON(res *registry.Resource, it *watchcache.Item) ([]byte, error) {
+	if !res.IsView() {
+		return it.JSON()
+	}
+	v, err := res.View(it.Object)
+	if err != nil {
+		return nil, err
+	}
+	return watchcache.EncodeJSON(v)
+}
+
+func itemProto(res *registry.Resource, it *watchcache.Item) ([]byte, error) {
+	if !res.IsView() {
+		return it.Protobuf()
+	}
+	v, err := res.View(it.Object)
+	if err != nil {
+		return nil, err
+	}
+	return (&watchcache.Item{Object: v}).Protobuf()
+}
+
+// protoList joins the objects' shared messages: every Kubernetes list message
+// has its metadata as field 1 and its items as field 2. nil if the kind has no
+// protobuf.
+func protoList(res *registry.Resource, items []*watchcache.Item, meta *metav1.ListMeta) ([]byte, error) {
+	if _, ok := res.New().(interface{ Marshal() ([]byte, error) }); !ok {
+		return nil, nil
+	}
+	head, err := meta.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	size := len(head) + 16
+	parts := make([][]byte, len(items))
+	for i, it := range items {
+		if parts[i], err = itemProto(res, it); err != nil {
+			return nil, err
+		}
+		size += len(parts[i]) + 6
+	}
+	raw := make([]byte, 0, size)
+	raw = appendField(raw, 1, head)
+	for _, p := range parts {
+		raw = appendField(raw, 2, p)
+	}
+	gvk := res.GVK()
+	gvk.Kind += "List"
+	return codec.Envelope(gvk, raw)
+}
+
+func appendField(b []byte, number byte, value []byte) []byte {
+	b = append(b, number<<3|2)
+	b = binary.AppendUvarint(b, uint64(len(value)))
+	return append(b, value...)
+}
+
+// table prints objects as kubectl get shows them.
+func (s *Server) table(res *registry.Resource, items []*watchcache.Item, r *http.Request) (*metav1.Table, error) {
+	cols, row := res.Columns, res.Row
+	if res.IsView() && row == nil {
+		if hub := s.reg.Resource(res.Hub.GroupVersion().WithResource(res.Resource)); hub != nil && hub.Row != nil {
+			cols, row = hub.Columns, hub.Row
+		}
+	}
+	if row == nil {
+		cols, row = defaultColumns, func(o kind.Object) []any { return []any{o.GetName(), age(o, s.now())} }
+	}
+	t := &metav1.Table{TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "Table"}, ColumnDefinitions: cols, Rows: make([]metav1.TableRow, len(items))}
+	include := metav1.IncludeObjectPolicy(r.URL.Query().Get("includeObject"))
+	for i, it := range items {
+		t.Rows[i].Cells = row(it.Object)
+		switch include {
+		case metav1.IncludeNone:
+		case metav1.IncludeObject:
+			b, err := itemJSON(res, it)
+			if err != nil {
+				return nil, err
+			}
+			t.Rows[i].Object = runtime.RawExtension{Raw: b}
+		case "", metav1.IncludeMetadata:
+			t.Rows[i].Object = runtime.RawExtension{Object: partial(it.Object)}
+		default:
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("includeObject: unsupported value %q: use None, Metadata or Object", include))
+		}
+	}
+	return t, nil
+}
+
+var defaultColumns = []metav1.TableColumnDefinition{
+	{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]},
+	{Name: "Age", Type: "string", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]},
+}
+
+func age(o kind.Object, now time.Time) string {
+	t := o.GetCreationTimestamp()
+	if t.IsZero() {
+		return "<unknown>"
+	}
+	return duration.HumanDuration(now.Sub(t.Time))
+}

@@ -1,0 +1,119 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"knarr.dev/knarr/api/kind"
+)
+
+// manager returns the field manager of a resource's subresource.
+func (r *Registry) manager(res *Resource, subresource string) (*managedfields.FieldManager, error) {
+	res.mu.Lock()
+	defer res.mu.Unlock()
+	if m := res.managers[subresource]; m != nil {
+		return m, nil
+	}
+	// The type converter parses the schema of every built-in type: a cost that is
+	// paid by the first write that names a manager, not by the start.
+	r.converterOnce.Do(func() { r.converter = applyconfigurations.NewTypeConverter(scheme.Scheme) })
+	m, err := managedfields.NewDefaultFieldManager(r.converter, scheme.Scheme, defaulter{res}, scheme.Scheme,
+		res.GVK(), res.GVK().GroupVersion(), subresource, resetFields(res, subresource))
+	if err != nil {
+		return nil, fmt.Errorf("field manager of %s: %w", res.Resource, err)
+	}
+	res.managers[subresource] = m
+	return m, nil
+}
+
+// resetFields names what a write to this endpoint cannot change, so that nobody
+// comes to own it there.
+func resetFields(res *Resource, subresource string) map[fieldpath.APIVersion]fieldpath.Filter {
+	var set *fieldpath.Set
+	switch {
+	case !res.HasStatus:
+		return nil
+	case subresource == "":
+		set = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	case subresource == "status":
+		set = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata", "labels"))
+	default:
+		return nil
+	}
+	return map[fieldpath.APIVersion]fieldpath.Filter{
+		fieldpath.APIVersion(res.GVK().GroupVersion().String()): fieldpath.NewExcludeSetFilter(set),
+	}
+}
+
+type defaulter struct{ res *Resource }
+
+func (d defaulter) Default(in runtime.Object) {
+	if obj, ok := in.(kind.Object); ok && d.res.Default != nil {
+		d.res.Default(obj)
+	}
+}
+
+// manage records in *obj which manager set which field since old. Writes
+// without a manager (knarr's own components, whose writes nobody applies over)
+// keep the records of others untouched.
+func (r *Registry) manage(q *Request, old kind.Object, obj *kind.Object) error {
+	if q.FieldManager == "" || q.applied {
+		return nil
+	}
+	m, err := r.manager(q.Resource.hub, q.Subresource)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	out := m.UpdateNoErrors(old, *obj, q.FieldManager)
+	*obj = out.(kind.Object)
+	return nil
+}
+
+// apply merges an apply configuration into live (nil: the object is new).
+func (r *Registry) apply(_ context.Context, q *Request, live kind.Object, config runtime.Object) (kind.Object, error) {
+	m, err := r.manager(q.Resource.hub, q.Subresource)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	out, err := m.Apply(live, config, q.FieldManager, q.Force)
+	if err != nil {
+		return nil, err
+	}
+	obj, ok := out.(kind.Object)
+	if !ok {
+		return nil, apierrors.NewInternalError(fmt.Errorf("apply made a %T", out))
+	}
+	return obj, nil
+}
+
+// sameManagedFields compares managed fields without their times.
+func sameManagedFields(a, b []metav1.ManagedFieldsEntry) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		x, y := a[i], b[i]
+		if x.Manager != y.Manager || x.Operation != y.Operation || x.APIVersion != y.APIVersion || x.Subresource != y.Subresource || !equalFields(x.FieldsV1, y.FieldsV1) {
+			return false
+		}
+	}
+	return true
+}
+
+func equalFields(a, b *metav1.FieldsV1) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return string(a.Raw) == string(b.Raw)
+}
+
+var servicesGVR = schema.GroupVersionResource{Version: "v1", Resource: "services"}

@@ -1,0 +1,247 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/yaml"
+
+	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/codec"
+	"knarr.dev/knarr/apiserver/watchcache"
+)
+
+// Patch is a change in one of the API's formats.
+type Patch struct {
+	Type types.PatchType
+	Data []byte
+	// Validation is the request's fieldValidation: Strict, Warn or Ignore.
+	Validation string
+}
+
+// maxPatchOperations bounds a JSON patch, as Kubernetes does.
+const maxPatchOperations = 10000
+
+// Patch changes an object; server-side apply creates it if absent.
+func (r *Registry) Patch(ctx context.Context, q Request, p Patch) (it *watchcache.Item, created bool, err error) {
+	if p.Type == types.ApplyYAMLPatchType {
+		return r.applyPatch(ctx, q, p)
+	}
+	if q.Force {
+		return nil, false, invalidOptions("force", q.Force, "may not be specified for non-apply patch")
+	}
+	it, err = r.modify(ctx, &q, func(old kind.Object) (kind.Object, error) {
+		return r.patched(&q, old, p)
+	})
+	return it, false, err
+}
+
+func invalidOptions(name string, value any, msg string) error {
+	return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("PatchOptions").GroupKind(), "", field.ErrorList{
+		field.Forbidden(field.NewPath(name), msg)})
+}
+
+// patched computes the result of a JSON, merge or strategic merge patch.
+func (r *Registry) patched(q *Request, old kind.Object, p Patch) (kind.Object, error) {
+	view, err := q.Resource.View(old)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	before, err := watchcache.EncodeJSON(view)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	after, err := patchJSON(before, p, view)
+	if err != nil {
+		return nil, err
+	}
+	obj, err := decodePatched(q, after, p.Validation)
+	if err != nil {
+		return nil, err
+	}
+	if obj.GetName() != old.GetName() {
+		return nil, nameMismatch(obj.GetName(), old.GetName())
+	}
+	if obj.GetNamespace() != old.GetNamespace() {
+		return nil, apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	if obj.GetResourceVersion() == old.GetResourceVersion() {
+		obj.SetResourceVersion("") // the patch did not ask for a condition: races are tried again
+	}
+	return q.Resource.toHub(obj)
+}
+
+func patchJSON(before []byte, p Patch, sample kind.Object) ([]byte, error) {
+	switch p.Type {
+	case types.JSONPatchType:
+		patch, err := jsonpatch.DecodePatch(p.Data)
+		if err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		if len(patch) > maxPatchOperations {
+			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(patch)))
+		}
+		after, err := patch.Apply(before)
+		if err != nil {
+			return nil, apierrors.NewGenericServerResponse(422, "", sample.GetObjectKind().GroupVersionKind().GroupVersion().WithResource("").GroupResource(), "", err.Error(), 0, false)
+		}
+		return after, nil
+	case types.MergePatchType:
+		var v map[string]any
+		if err := json.Unmarshal(p.Data, &v); err != nil {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		}
+		after, err := jsonpatch.MergePatch(before, p.Data)
+		if err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		return after, nil
+	case types.StrategicMergePatchType:
+		if _, ok := sample.(*unstructured.Unstructured); ok {
+			return nil, apierrors.NewGenericServerResponse(415, "patch", sample.GetObjectKind().GroupVersionKind().GroupVersion().WithResource("").GroupResource(), "", "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml", 0, false)
+		}
+		after, err := strategicpatch.StrategicMergePatch(before, p.Data, sample)
+		switch {
+		case errors.Is(err, mergepatch.ErrBadJSONDoc), errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList), errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys), errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList), errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat):
+			return nil, apierrors.NewBadRequest(err.Error())
+		case err != nil && strings.Contains(err.Error(), "unable to find api field"):
+			return nil, apierrors.NewBadRequest(err.Error())
+		case err != nil:
+			return nil, apierrors.NewGenericServerResponse(422, "", sample.GetObjectKind().GroupVersionKind().GroupVersion().WithResource("").GroupResource(), "", err.Error(), 0, false)
+		}
+		return after, nil
+	}
+	return nil, apierrors.NewBadRequest(fmt.Sprintf("unknown patch type %q", p.Type))
+}
+
+func decodePatched(q *Request, after []byte, validation string) (kind.Object, error) {
+	gvk := q.Resource.GVK()
+	into := q.Resource.New()
+	out, actual, err := codec.Decode(after, codec.JSON, gvk, into, validation != metav1.FieldValidationIgnore)
+	if runtime.IsStrictDecodingError(err) && out != nil {
+		strict, _ := runtime.AsStrictDecodingError(err)
+		if validation == metav1.FieldValidationStrict {
+			errs := strict.Errors()
+			msgs := make([]string, len(errs))
+			for i, e := range errs {
+				msgs[i] = e.Error()
+			}
+			return nil, apierrors.NewInvalid(gvk.GroupKind(), q.Name, field.ErrorList{
+				field.Invalid(field.NewPath("patch"), "", "strict decoding error: "+strings.Join(msgs, ", "))})
+		}
+		for _, e := range strict.Errors() {
+			q.warn(e.Error())
+		}
+		err = nil
+	}
+	if err != nil {
+		return nil, apierrors.NewInvalid(gvk.GroupKind(), q.Name, field.ErrorList{
+			field.Invalid(field.NewPath("patch"), string(after), err.Error())})
+	}
+	if actual != nil && *actual != gvk {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (%s)", actual, gvk))
+	}
+	return into, nil
+}
+
+func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchcache.Item, bool, error) {
+	if q.FieldManager == "" {
+		return nil, false, apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("PatchOptions").GroupKind(), "", field.ErrorList{
+			field.Required(field.NewPath("fieldManager"), "is required for apply patch")})
+	}
+	config := &unstructured.Unstructured{Object: map[string]any{}}
+	if err := yaml.Unmarshal(p.Data, &config.Object); err != nil {
+		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	if config.GetName() == "" {
+		config.SetName(q.Name)
+	}
+	if config.GetName() != q.Name {
+		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was not determinable: the name in the data is %s", q.Name, config.GetName()))
+	}
+	if q.Resource.Namespaced && config.GetNamespace() == "" {
+		config.SetNamespace(q.Namespace)
+	}
+	if err := checkNamespace(&q, config); err != nil {
+		return nil, false, err
+	}
+	if config.GetManagedFields() != nil {
+		return nil, false, apierrors.NewBadRequest("metadata.managedFields must be nil")
+	}
+	if _, err := checkApplied(&q, p); err != nil {
+		return nil, false, err
+	}
+	q.applied = true
+	for {
+		if r.absent(ctx, &q) {
+			if q.Subresource != "" {
+				return nil, false, q.notFound()
+			}
+			if config.GetUID() != "" {
+				return nil, false, apierrors.NewConflict(q.Resource.GroupResource(), q.Name,
+					fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", config.GetUID()))
+			}
+			obj, err := r.apply(ctx, &q, q.Resource.hub.New(), config)
+			if err != nil {
+				return nil, false, err
+			}
+			obj.SetResourceVersion("")
+			it, err := r.create(ctx, &q, obj)
+			if apierrors.IsAlreadyExists(err) {
+				continue // somebody else made it meanwhile
+			}
+			return it, true, err
+		}
+		it, err := r.modify(ctx, &q, func(old kind.Object) (kind.Object, error) {
+			obj, err := r.apply(ctx, &q, old.DeepCopyObject().(kind.Object), config.DeepCopy())
+			if err != nil {
+				return nil, err
+			}
+			if config.GetResourceVersion() == "" {
+				obj.SetResourceVersion("")
+			}
+			return obj, nil
+		})
+		return it, false, err
+	}
+}
+
+func (r *Registry) absent(ctx context.Context, q *Request) bool {
+	it, err := r.latest(ctx, q.Resource.hub, q.key(), false)
+	return err == nil && it == nil
+}
+
+// checkApplied finds unknown fields and wrong types in an apply configuration.
+func checkApplied(q *Request, p Patch) (kind.Object, error) {
+	into := q.Resource.New()
+	_, gvk, err := codec.Decode(p.Data, codec.YAML, q.Resource.GVK(), into, p.Validation != metav1.FieldValidationIgnore)
+	if runtime.IsStrictDecodingError(err) {
+		strict, _ := runtime.AsStrictDecodingError(err)
+		if p.Validation == metav1.FieldValidationStrict {
+			return nil, apierrors.NewBadRequest(strict.Error())
+		}
+		for _, e := range strict.Errors() {
+			q.warn(e.Error())
+		}
+		err = nil
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if gvk != nil && *gvk != q.Resource.GVK() {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (%s)", gvk, q.Resource.GVK()))
+	}
+	return into, nil
+}

@@ -1,0 +1,262 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/codec"
+	"knarr.dev/knarr/apiserver/watchcache"
+)
+
+// transform makes the wanted object from the present one, which it must not
+// change. It is called again when another writer was faster.
+type transform func(old kind.Object) (kind.Object, error)
+
+// Races that an update without a resourceVersion may lose before it gives up.
+const maxRaces = 16
+
+// Update replaces an object, or its status. created tells that the object was
+// absent and has been made.
+func (r *Registry) Update(ctx context.Context, q Request, obj kind.Object) (it *watchcache.Item, created bool, err error) {
+	if err := checkNamespace(&q, obj); err != nil {
+		return nil, false, err
+	}
+	if obj.GetName() != "" && obj.GetName() != q.Name {
+		return nil, false, nameMismatch(obj.GetName(), q.Name)
+	}
+	if obj.GetName() == "" {
+		return nil, false, apierrors.NewBadRequest("name must be provided")
+	}
+	hub, err := q.Resource.toHub(obj)
+	if err != nil {
+		return nil, false, apierrors.NewBadRequest(err.Error())
+	}
+	if q.Resource.hub.AllowCreateOnUpdate && q.Subresource == "" && q.Resource.Cache.Get(q.key()) == nil {
+		if obj.GetResourceVersion() == "" {
+			it, err = r.create(ctx, &q, hub)
+			return it, true, err
+		}
+	}
+	it, err = r.modify(ctx, &q, func(kind.Object) (kind.Object, error) {
+		return hub.DeepCopyObject().(kind.Object), nil
+	})
+	return it, false, err
+}
+
+// modify is the one way in which stored objects change.
+func (r *Registry) modify(ctx context.Context, q *Request, fn transform) (*watchcache.Item, error) {
+	res := q.Resource.hub
+	for race := 0; ; race++ {
+		it, err := r.latest(ctx, res, q.key(), race > 0)
+		if err != nil {
+			return nil, err
+		}
+		if it == nil {
+			return nil, q.notFound()
+		}
+		obj, err := fn(it.Object)
+		if err != nil {
+			return nil, err
+		}
+		conditional := obj.GetResourceVersion() != "" && obj.GetResourceVersion() != "0"
+		out, err := r.modifyOnce(ctx, q, it, obj)
+		if out != nil || err != nil {
+			return out, err
+		}
+		if conditional || race == maxRaces {
+			return nil, q.conflict(q.Name)
+		}
+	}
+}
+
+// modifyOnce tries to replace it by obj; nil, nil means that another writer was
+// faster.
+func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.Item, obj kind.Object) (*watchcache.Item, error) {
+	res, old := q.Resource.hub, it.Object
+	codec.SetType(obj, res.GVK())
+	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
+		return nil, apierrors.NewConflict(res.GroupResource(), q.Name,
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
+	}
+	switch rv := obj.GetResourceVersion(); {
+	case rv != "" && rv != "0" && rv != old.GetResourceVersion():
+		return nil, q.conflict(q.Name)
+	case rv == "" && res.RequireResourceVersion:
+		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), q.Name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "resourceVersion"), rv, "must be specified for an update")})
+	}
+	obj = r.prepareUpdate(q, obj, old)
+	r.default_(res, obj)
+	attrs := r.attributes(q, Update, obj, old)
+	if err := r.mutate(ctx, attrs); err != nil {
+		return nil, err
+	}
+	if res.Canonicalize != nil {
+		res.Canonicalize(obj)
+	}
+	release, err := r.services.beforeUpdate(res, q.Subresource, obj, old)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	setGeneration(res, q.Subresource, obj, old)
+	if errs := r.validateChange(q, obj, old); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), q.Name, errs)
+	}
+	if err := r.validate(ctx, attrs); err != nil {
+		return nil, err
+	}
+	if err := r.manage(q, old, &obj); err != nil {
+		return nil, err
+	}
+	if unchanged(obj, old) {
+		return it, nil
+	}
+	if q.DryRun {
+		return dryRunItem(it.Key, obj, it.Revision), nil
+	}
+	if finished(obj) && !finished(old) {
+		rev, done, err := r.remove(ctx, res, it.Key, it.Revision)
+		if err != nil || !done {
+			return nil, err
+		}
+		return watchcache.NewItem(it.Key, obj, rev), nil
+	}
+	return r.put(ctx, res, it.Key, it.Revision, obj)
+}
+
+// prepareUpdate carries over what this endpoint may not change.
+func (r *Registry) prepareUpdate(q *Request, obj, old kind.Object) kind.Object {
+	res := q.Resource.hub
+	switch q.Subresource {
+	case "status":
+		if res.PrepareStatus != nil {
+			res.PrepareStatus(obj, old)
+			break
+		}
+		next := old.DeepCopyObject().(kind.Object)
+		kind.CopyStatus(next, obj)
+		next.SetManagedFields(obj.GetManagedFields())
+		next.SetResourceVersion(obj.GetResourceVersion())
+		obj = next
+	case "":
+		if res.PrepareUpdate != nil {
+			res.PrepareUpdate(obj, old)
+		} else if res.HasStatus {
+			kind.CopyStatus(obj, old.DeepCopyObject().(kind.Object))
+		}
+	}
+	obj.SetUID(old.GetUID())
+	obj.SetName(old.GetName())
+	obj.SetNamespace(old.GetNamespace())
+	obj.SetGenerateName(old.GetGenerateName())
+	obj.SetCreationTimestamp(old.GetCreationTimestamp())
+	if q.Subresource != "delete" {
+		obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
+		obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	}
+	if q.FieldManager == "" && !q.applied {
+		obj.SetManagedFields(old.GetManagedFields())
+	}
+	obj.SetSelfLink("")
+	return obj
+}
+
+// setGeneration raises metadata.generation when the desired state changed.
+func setGeneration(res *Resource, subresource string, obj, old kind.Object) {
+	gen := old.GetGeneration()
+	if !res.NoGeneration && subresource != "status" && desiredChanged(obj, old) {
+		gen++
+	}
+	obj.SetGeneration(gen)
+}
+
+// desiredChanged compares all but metadata and status.
+func desiredChanged(a, b kind.Object) bool {
+	x, y := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
+	if x.Kind() != reflect.Struct || x.Type() != y.Type() {
+		return true
+	}
+	for i := range x.NumField() {
+		switch x.Type().Field(i).Name {
+		case "TypeMeta", "ObjectMeta", "Status":
+			continue
+		}
+		if !equality.Semantic.DeepEqual(x.Field(i).Interface(), y.Field(i).Interface()) {
+			return true
+		}
+	}
+	return false
+}
+
+// unchanged tells whether writing obj over old would change nothing.
+func unchanged(obj, old kind.Object) bool {
+	mine, theirs := obj.GetManagedFields(), old.GetManagedFields()
+	if !sameManagedFields(mine, theirs) {
+		return false
+	}
+	rv := obj.GetResourceVersion()
+	obj.SetManagedFields(theirs)
+	obj.SetResourceVersion(old.GetResourceVersion())
+	same := equality.Semantic.DeepEqual(obj, old)
+	obj.SetManagedFields(mine)
+	obj.SetResourceVersion(rv)
+	return same
+}
+
+// finished tells whether nothing holds a deleted object back any more.
+func finished(obj kind.Object) bool {
+	if obj.GetDeletionTimestamp() == nil || len(obj.GetFinalizers()) > 0 || holds(obj) {
+		return false
+	}
+	grace := obj.GetDeletionGracePeriodSeconds()
+	return grace == nil || *grace == 0
+}
+
+func (r *Registry) validateChange(q *Request, obj, old kind.Object) field.ErrorList {
+	res := q.Resource.hub
+	newMeta, oldMeta := metaOf(obj), metaOf(old)
+	oldVersion := newMeta.ResourceVersion
+	if newMeta.ResourceVersion == "" {
+		newMeta.ResourceVersion = oldMeta.ResourceVersion
+	}
+	errs := validation.ValidateObjectMetaUpdate(newMeta, oldMeta, field.NewPath("metadata"))
+	newMeta.ResourceVersion = oldVersion
+	switch {
+	case q.Subresource == "status":
+		if res.ValidateStatus != nil {
+			errs = append(errs, res.ValidateStatus(obj, old)...)
+		}
+	case q.Subresource != "" && q.Subresource != "scale":
+	case res.ValidateUpdate != nil:
+		errs = append(errs, res.ValidateUpdate(obj, old)...)
+	case res.Validate != nil:
+		errs = append(errs, res.Validate(obj)...)
+	}
+	return errs
+}
+
+// metaOf returns the ObjectMeta of a typed object, or a copy of an unstructured
+// one's.
+func metaOf(obj kind.Object) *metav1.ObjectMeta {
+	if a, ok := obj.(metav1.ObjectMetaAccessor); ok {
+		if m, ok := a.GetObjectMeta().(*metav1.ObjectMeta); ok {
+			return m
+		}
+	}
+	return &metav1.ObjectMeta{
+		Name: obj.GetName(), GenerateName: obj.GetGenerateName(), Namespace: obj.GetNamespace(),
+		UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(), Generation: obj.GetGeneration(),
+		CreationTimestamp: obj.GetCreationTimestamp(), DeletionTimestamp: obj.GetDeletionTimestamp(),
+		DeletionGracePeriodSeconds: obj.GetDeletionGracePeriodSeconds(), Labels: obj.GetLabels(), Annotations: obj.GetAnnotations(),
+		OwnerReferences: obj.GetOwnerReferences(), Finalizers: obj.GetFinalizers(), ManagedFields: obj.GetManagedFields(),
+	}
+}

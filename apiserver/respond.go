@@ -1,0 +1,192 @@
+package apiserver
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
+
+	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/codec"
+	"knarr.dev/knarr/apiserver/registry"
+	"knarr.dev/knarr/apiserver/watchcache"
+)
+
+var noResource = schema.GroupResource{}
+
+// gzipAbove is the size in bytes from which answers are compressed for clients
+// that accept it; below, compressing costs more than it saves.
+const gzipAbove = 128 << 10
+
+// writeBody sends an encoded answer.
+func writeBody(w http.ResponseWriter, r *http.Request, code int, media string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", media)
+	h.Set("Cache-Control", "no-cache, private")
+	if len(body) > gzipAbove && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		h.Set("Vary", "Accept-Encoding")
+		w.WriteHeader(code)
+		z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+		if err != nil {
+			return
+		}
+		if _, err := z.Write(body); err == nil {
+			err = z.Close()
+		}
+		return
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(code)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // the client has gone: nobody is left to tell
+	}
+}
+
+// writeError sends an error as a Status.
+func writeError(w http.ResponseWriter, r *http.Request, err error) {
+	status := statusOf(err)
+	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
+	}
+	body, err := json.Marshal(status)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	writeBody(w, r, int(status.Code), codec.JSON, append(body, '\n'))
+}
+
+func statusOf(err error) *metav1.Status {
+	var s apierrors.APIStatus
+	if !errors.As(err, &s) {
+		s = apierrors.NewInternalError(err)
+	}
+	status := s.Status()
+	status.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+	return &status
+}
+
+// writeObject sends any object in the wanted format.
+func writeObject(w http.ResponseWriter, r *http.Request, code int, f format, obj runtime.Object) {
+	if f.media == codec.Protobuf {
+		if m, ok := obj.(interface{ Marshal() ([]byte, error) }); ok {
+			raw, err := m.Marshal()
+			if err == nil {
+				raw, err = codec.Envelope(obj.GetObjectKind().GroupVersionKind(), raw)
+			}
+			if err != nil {
+				writeError(w, r, err)
+				return
+			}
+			writeBody(w, r, code, codec.Protobuf, raw)
+			return
+		}
+		f.media = codec.JSON
+	}
+	b, err := watchcache.EncodeJSON(obj)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	writeJSON(w, r, code, f, b)
+}
+
+// writeJSON sends JSON as it is or as YAML.
+func writeJSON(w http.ResponseWriter, r *http.Request, code int, f format, b []byte) {
+	if f.media == codec.YAML {
+		y, err := yaml.JSONToYAML(b)
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		writeBody(w, r, code, codec.YAML, y)
+		return
+	}
+	if isTrue(r.URL.Query().Get("pretty")) {
+		var buf bytes.Buffer
+		if json.Indent(&buf, b, "", "  ") == nil {
+			b = buf.Bytes()
+		}
+	}
+	writeBody(w, r, code, codec.JSON, append(b[:len(b):len(b)], '\n'))
+}
+
+// writeItem sends a stored object, from its shared bytes where it can.
+func (s *Server) writeItem(w http.ResponseWriter, r *http.Request, code int, f format, res *registry.Resource, it *watchcache.Item) {
+	switch {
+	case f.as == "Table":
+		t, err := s.table(res, []*watchcache.Item{it}, r)
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		t.ResourceVersion = it.Object.GetResourceVersion()
+		writeObject(w, r, code, f, t)
+	case f.as == "PartialObjectMetadata":
+		writeObject(w, r, code, f, partial(it.Object))
+	case f.as != "":
+		writeError(w, r, apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", noResource, "", fmt.Sprintf("a single object cannot be shown as %s", f.as), 0, false))
+	case res.IsView():
+		v, err := res.View(it.Object)
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		writeObject(w, r, code, f, v)
+	case f.media == codec.Protobuf:
+		raw, err := it.Protobuf()
+		if err == nil && raw != nil {
+			raw, err = codec.Envelope(res.GVK(), raw)
+		}
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		if raw == nil {
+			f.media = codec.JSON
+			s.writeItem(w, r, code, f, res, it)
+			return
+		}
+		writeBody(w, r, code, codec.Protobuf, raw)
+	default:
+		b, err := it.JSON()
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		writeJSON(w, r, code, f, b)
+	}
+}
+
+func partial(obj kind.Object) *metav1.PartialObjectMetadata {
+	p := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "PartialObjectMetadata"}}
+	p.ObjectMeta = *objectMeta(obj)
+	return p
+}
+
+func objectMeta(obj kind.Object) *metav1.ObjectMeta {
+	if a, ok := obj.(metav1.ObjectMetaAccessor); ok {
+		if m, ok := a.GetObjectMeta().(*metav1.ObjectMeta); ok {
+			return m
+		}
+	}
+	created := obj.GetCreationTimestamp()
+	return &metav1.ObjectMeta{
+		Name: obj.GetName(), GenerateName: obj.GetGenerateName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
+		ResourceVersion: obj.GetResourceVersion(), Generation: obj.GetGeneration(), CreationTimestamp: created,
+		DeletionTimestamp: obj.GetDeletionTimestamp(), DeletionGracePeriodSeconds: obj.GetDeletionGracePeriodSeconds(),
+		Labels: obj.GetLabels(), Annotations: obj.GetAnnotations(), OwnerReferences: obj.GetOwnerReferences(),
+		Finalizers: obj.GetFinalizers(), ManagedFields: obj.GetManagedFields(),
+	}
+}

@@ -1,0 +1,175 @@
+package apiserver
+
+import (
+	"net/http"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/codec"
+)
+
+// review is a kind that is only created and never stored: a question.
+type review struct {
+	gvk        schema.GroupVersionKind
+	resource   string
+	namespaced bool
+	new        func() runtime.Object
+	answer     func(*Server, *http.Request, *requestInfo, runtime.Object) error
+}
+
+// reviews lists the questions that the server answers.
+func reviews() []review {
+	authn, authz := authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion
+	return []review{
+		{authn.WithKind("TokenReview"), "tokenreviews", false, func() runtime.Object { return &authenticationv1.TokenReview{} }, (*Server).tokenReview},
+		{authn.WithKind("SelfSubjectReview"), "selfsubjectreviews", false, func() runtime.Object { return &authenticationv1.SelfSubjectReview{} }, (*Server).selfSubjectReview},
+		{authz.WithKind("SubjectAccessReview"), "subjectaccessreviews", false, func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }, (*Server).subjectAccessReview},
+		{authz.WithKind("LocalSubjectAccessReview"), "localsubjectaccessreviews", true, func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }, (*Server).subjectAccessReview},
+		{authz.WithKind("SelfSubjectAccessReview"), "selfsubjectaccessreviews", false, func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }, (*Server).selfSubjectAccessReview},
+		{authz.WithKind("SelfSubjectRulesReview"), "selfsubjectrulesreviews", false, func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} }, (*Server).selfSubjectRulesReview},
+	}
+}
+
+// serveReview answers a request for one of the reviews; false if it is not one.
+func (s *Server) serveReview(w http.ResponseWriter, r *http.Request, info *requestInfo) bool {
+	if info.Group != authenticationv1.GroupName && info.Group != authorizationv1.GroupName {
+		return false
+	}
+	for _, rv := range reviews() {
+		if info.Group != rv.gvk.Group || info.Version != rv.gvk.Version || info.Resource != rv.resource {
+			continue
+		}
+		if info.Verb != "create" {
+			writeError(w, r, apierrors.NewMethodNotSupported(schema.GroupResource{Group: info.Group, Resource: info.Resource}, info.Verb))
+			return true
+		}
+		f, err := negotiate(r, anyTransformation)
+		obj := rv.new()
+		if err == nil {
+			err = decode(w, r, rv.gvk, obj)
+		}
+		if err == nil {
+			err = rv.answer(s, r, info, obj)
+		}
+		if err != nil {
+			writeError(w, r, err)
+			return true
+		}
+		codec.SetType(obj, rv.gvk)
+		f.as = ""
+		writeObject(w, r, http.StatusCreated, f, obj)
+		return true
+	}
+	return false
+}
+
+func (s *Server) tokenReview(_ *http.Request, _ *requestInfo, o runtime.Object) error {
+	t := o.(*authenticationv1.TokenReview)
+	if t.Spec.Token == "" {
+		return apierrors.NewBadRequest("token is required for TokenReview in authentication")
+	}
+	user, audiences, err := s.tokens.Check(t.Spec.Token, t.Spec.Audiences)
+	if err != nil {
+		t.Status = authenticationv1.TokenReviewStatus{Error: err.Error()}
+		return nil
+	}
+	t.Status = authenticationv1.TokenReviewStatus{Authenticated: true, User: *user, Audiences: audiences}
+	return nil
+}
+
+func (s *Server) selfSubjectReview(r *http.Request, _ *requestInfo, o runtime.Object) error {
+	v := o.(*authenticationv1.SelfSubjectReview)
+	v.CreationTimestamp = metav1.NewTime(s.now())
+	v.Status.UserInfo = *userFrom(r.Context())
+	return nil
+}
+
+func reviewAction(user *authenticationv1.UserInfo, res *authorizationv1.ResourceAttributes, non *authorizationv1.NonResourceAttributes) *auth.Action {
+	if non != nil {
+		return &auth.Action{User: user, Verb: non.Verb, Path: non.Path}
+	}
+	return &auth.Action{User: user, Verb: res.Verb, Group: res.Group, Version: res.Version, Resource: res.Resource,
+		Subresource: res.Subresource, Namespace: res.Namespace, Name: res.Name}
+}
+
+func needAttributes(gvk schema.GroupVersionKind, res *authorizationv1.ResourceAttributes, non *authorizationv1.NonResourceAttributes) error {
+	if (res == nil) == (non == nil) {
+		return apierrors.NewInvalid(gvk.GroupKind(), "", field.ErrorList{
+			field.Invalid(field.NewPath("spec").Child("resourceAttributes"), nil, "exactly one of nonResourceAttributes or resourceAttributes must be specified")})
+	}
+	return nil
+}
+
+func (s *Server) access(a *auth.Action) authorizationv1.SubjectAccessReviewStatus {
+	if s.authz.Allowed(a) {
+		return authorizationv1.SubjectAccessReviewStatus{Allowed: true}
+	}
+	return authorizationv1.SubjectAccessReviewStatus{Reason: "no role binding permits it"}
+}
+
+func (s *Server) subjectAccessReview(_ *http.Request, info *requestInfo, o runtime.Object) error {
+	spec, status := accessReview(o)
+	if err := needAttributes(authorizationv1.SchemeGroupVersion.WithKind("SubjectAccessReview"), spec.ResourceAttributes, spec.NonResourceAttributes); err != nil {
+		return err
+	}
+	if info.Namespace != "" && (spec.ResourceAttributes == nil || spec.ResourceAttributes.Namespace != info.Namespace) {
+		return apierrors.NewBadRequest("spec.resourceAttributes.namespace must match namespace: " + info.Namespace)
+	}
+	extra := make(map[string]authenticationv1.ExtraValue, len(spec.Extra))
+	for k, v := range spec.Extra {
+		extra[k] = authenticationv1.ExtraValue(v)
+	}
+	user := &authenticationv1.UserInfo{Username: spec.User, Groups: spec.Groups, UID: spec.UID, Extra: extra}
+	*status = s.access(reviewAction(user, spec.ResourceAttributes, spec.NonResourceAttributes))
+	return nil
+}
+
+func accessReview(o runtime.Object) (*authorizationv1.SubjectAccessReviewSpec, *authorizationv1.SubjectAccessReviewStatus) {
+	if l, ok := o.(*authorizationv1.LocalSubjectAccessReview); ok {
+		return &l.Spec, &l.Status
+	}
+	r := o.(*authorizationv1.SubjectAccessReview)
+	return &r.Spec, &r.Status
+}
+
+func (s *Server) selfSubjectAccessReview(r *http.Request, _ *requestInfo, o runtime.Object) error {
+	v := o.(*authorizationv1.SelfSubjectAccessReview)
+	if err := needAttributes(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), v.Spec.ResourceAttributes, v.Spec.NonResourceAttributes); err != nil {
+		return err
+	}
+	v.Status = s.access(reviewAction(userFrom(r.Context()), v.Spec.ResourceAttributes, v.Spec.NonResourceAttributes))
+	return nil
+}
+
+func (s *Server) selfSubjectRulesReview(r *http.Request, _ *requestInfo, o runtime.Object) error {
+	v := o.(*authorizationv1.SelfSubjectRulesReview)
+	if v.Spec.Namespace == "" {
+		return apierrors.NewBadRequest("no namespace on request")
+	}
+	v.Status = authorizationv1.SubjectRulesReviewStatus{ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{}}
+	add := func(rules []rbacv1.PolicyRule) bool {
+		for _, rule := range rules {
+			if len(rule.Resources) > 0 {
+				v.Status.ResourceRules = append(v.Status.ResourceRules, authorizationv1.ResourceRule{Verbs: rule.Verbs, APIGroups: rule.APIGroups, Resources: rule.Resources, ResourceNames: rule.ResourceNames})
+			}
+			if len(rule.NonResourceURLs) > 0 {
+				v.Status.NonResourceRules = append(v.Status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: rule.Verbs, NonResourceURLs: rule.NonResourceURLs})
+			}
+		}
+		return true
+	}
+	user := userFrom(r.Context())
+	s.authz.Visit(user, v.Spec.Namespace, add)
+	if contains(user.Groups, auth.GroupMasters) {
+		add([]rbacv1.PolicyRule{{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}}, {Verbs: []string{"*"}, NonResourceURLs: []string{"*"}}})
+	}
+	return nil
+}

@@ -1,0 +1,266 @@
+// Package apiserver serves the Kubernetes API over HTTPS: who asks (auth), may
+// they (RBAC), what do they want (registry), in which form (this package).
+// It is the only reader of the store.
+//
+//	request -> panic guard, metrics -> authentication -> impersonation ->
+//	authorization -> { discovery, OpenAPI, health, metrics | resource handlers }
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+
+	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/registry"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	Registry *registry.Registry
+	Authn    *auth.Authenticator
+	Authz    *auth.RBAC
+	Tokens   *auth.Tokens
+	Version  version.Info
+	// Kubelet reaches the nodes' agents, for logs, exec, attach and port-forward.
+	Kubelet Kubelet
+	Now     func() time.Time
+	Log     *slog.Logger
+}
+
+// Server is the API over HTTP.
+type Server struct {
+	reg     *registry.Registry
+	authn   *auth.Authenticator
+	authz   *auth.RBAC
+	tokens  *auth.Tokens
+	version version.Info
+	kubelet Kubelet
+	now     func() time.Time
+	log     *slog.Logger
+	metrics *metrics
+
+	stopping context.Context // ends when the server stops: watches close
+	stop     context.CancelFunc
+	openapi  openAPI
+	discover discovery
+	ready    sync.Map // name of a start-up step -> error or nil
+}
+
+// New returns a server; Serve runs it.
+func New(ctx context.Context, cfg Config) *Server {
+	s := &Server{
+		reg: cfg.Registry, authn: cfg.Authn, authz: cfg.Authz, tokens: cfg.Tokens,
+		version: cfg.Version, kubelet: cfg.Kubelet, now: cfg.Now, log: cfg.Log, metrics: newMetrics(),
+	}
+	s.stopping, s.stop = context.WithCancel(ctx)
+	return s
+}
+
+// shutdownGrace is how long requests under way may go on when the server stops.
+const shutdownGrace = 5 * time.Second
+
+// Serve answers requests on l until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener, cfg *tls.Config) error {
+	srv := &http.Server{
+		Handler:           s.Handler(),
+		TLSConfig:         cfg,
+		ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout:       90 * time.Second,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000},
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.ServeTLS(l, "", "") }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("API server on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	s.stop()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	if err := srv.Shutdown(grace); err != nil {
+		err = srv.Close()
+		if err != nil {
+			return err
+		}
+	}
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+type contextKey int
+
+const userKey contextKey = 0
+
+func userFrom(ctx context.Context) *authenticationv1.UserInfo {
+	u, _ := ctx.Value(userKey).(*authenticationv1.UserInfo)
+	return u
+}
+
+// Handler returns the whole API as one handler.
+func (s *Server) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info := parseRequest(r)
+		rec := &recorder{ResponseWriter: w}
+		start := s.now()
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				s.log.Error("request failed by a defect", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+				if rec.code == 0 {
+					writeError(rec, r, apierrors.NewInternalError(fmt.Errorf("the server met a defect while serving this request")))
+				}
+			}
+			s.metrics.observe(&info, rec.code, s.now().Sub(start))
+		}()
+		s.serve(rec, r, &info)
+	})
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *requestInfo) {
+	if openPath(info.Path) {
+		s.servePath(w, r, info)
+		return
+	}
+	user, err := s.authn.Authenticate(r)
+	if err != nil {
+		writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
+		return
+	}
+	if user, err = s.impersonate(r, user); err != nil {
+		writeError(w, r, err)
+		return
+	}
+	r = r.WithContext(context.WithValue(r.Context(), userKey, user))
+	if err := s.authorize(user, info); err != nil {
+		writeError(w, r, err)
+		return
+	}
+	if info.IsResource {
+		s.serveResource(w, r, info)
+		return
+	}
+	s.servePath(w, r, info)
+}
+
+// openPath tells the paths that load balancers and probes read without
+// credentials.
+func openPath(path string) bool {
+	switch path {
+	case "/healthz", "/livez", "/readyz", "/version":
+		return true
+	}
+	return false
+}
+
+// action is what authorization is asked about a request.
+func action(user *authenticationv1.UserInfo, info *requestInfo) *auth.Action {
+	a := &auth.Action{User: user, Verb: info.Verb}
+	if !info.IsResource {
+		a.Path = info.Path
+		return a
+	}
+	a.Group, a.Version, a.Resource, a.Subresource = info.Group, info.Version, info.Resource, info.Subresource
+	a.Namespace, a.Name = info.Namespace, info.Name
+	return a
+}
+
+func (s *Server) authorize(user *authenticationv1.UserInfo, info *requestInfo) error {
+	a := action(user, info)
+	if s.authz.Allowed(a) {
+		return nil
+	}
+	if !info.IsResource {
+		err := apierrors.NewForbidden(noResource, "", nil)
+		err.ErrStatus.Message = "forbidden: " + a.Forbidden()
+		return err
+	}
+	return apierrors.NewForbidden(schema.GroupResource{Group: info.Group, Resource: info.Resource}, info.Name, errors.New(a.Forbidden()))
+}
+
+// impersonate lets a user act as another whom the headers name, if allowed.
+func (s *Server) impersonate(r *http.Request, user *authenticationv1.UserInfo) (*authenticationv1.UserInfo, error) {
+	name := r.Header.Get(authenticationv1.ImpersonateUserHeader)
+	groups := r.Header.Values(authenticationv1.ImpersonateGroupHeader)
+	if name == "" {
+		if len(groups) > 0 || r.Header.Get(authenticationv1.ImpersonateUIDHeader) != "" {
+			return nil, apierrors.NewBadRequest("requested a group or uid to impersonate without impersonating a user")
+		}
+		return user, nil
+	}
+	ask := func(resource, namespace, name string) error {
+		a := &auth.Action{User: user, Verb: "impersonate", Version: "v1", Resource: resource, Namespace: namespace, Name: name}
+		if s.authz.Allowed(a) {
+			return nil
+		}
+		return apierrors.NewForbidden(schema.GroupResource{Resource: resource}, name, errors.New(a.Forbidden()))
+	}
+	as := &authenticationv1.UserInfo{Username: name, Groups: groups}
+	if ns, sa, ok := auth.ServiceAccount(name); ok {
+		if err := ask("serviceaccounts", ns, sa); err != nil {
+			return nil, err
+		}
+		if len(groups) == 0 {
+			as.Groups = []string{auth.GroupServiceAccounts, auth.GroupServiceAccounts + ":" + ns}
+		}
+	} else if err := ask("users", "", name); err != nil {
+		return nil, err
+	}
+	for _, g := range groups {
+		if err := ask("groups", "", g); err != nil {
+			return nil, err
+		}
+	}
+	if uid := r.Header.Get(authenticationv1.ImpersonateUIDHeader); uid != "" {
+		if err := ask("uids", "", uid); err != nil {
+			return nil, err
+		}
+		as.UID = uid
+	}
+	if name != "system:anonymous" {
+		as.Groups = append(as.Groups, auth.GroupAuthenticated)
+	}
+	r.Header.Del(authenticationv1.ImpersonateUserHeader)
+	return as, nil
+}
+
+// recorder notes the status code of an answer.
+type recorder struct {
+	http.ResponseWriter
+	code int
+}
+
+func (r *recorder) WriteHeader(code int) {
+	if r.code == 0 {
+		r.code = code
+	}
+	r.ResponseWriter.WriteHeader(code)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// Flush implements http.Flusher for streams.
+func (r *recorder) Flush() {
+	if f, ok := r.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}

@@ -1,0 +1,289 @@
+package watchcache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/store"
+)
+
+// Prefix is what every key in the store begins with.
+const Prefix = "/registry/"
+
+// Decoder turns a stored value into an object.
+type Decoder func(k *kind.Kind, key string, value []byte) (kind.Object, error)
+
+// Hub feeds the caches of all kinds from one watch of the store, so that
+// revisions are observed in one order.
+type Hub struct {
+	store  store.Store
+	decode Decoder
+	now    func() time.Time
+	log    *slog.Logger
+
+	byStorage map[string]*Cache
+
+	revision atomic.Int64
+	mu       sync.Mutex
+	waiters  []waiter
+	pending  map[string]*Pending
+}
+
+type waiter struct {
+	revision int64
+	done     chan struct{}
+}
+
+// Open loads every kind's objects from the store.
+func Open(ctx context.Context, s store.Store, kinds []*kind.Kind, decode Decoder, now func() time.Time, log *slog.Logger) (*Hub, error) {
+	h := &Hub{store: s, decode: decode, now: now, log: log, byStorage: map[string]*Cache{}, pending: map[string]*Pending{}}
+	for _, k := range kinds {
+		if k.Hub.Empty() {
+			h.byStorage[k.Storage] = newCache(h, k)
+		}
+	}
+	if err := h.load(ctx); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Cache returns the cache of a stored kind, or nil.
+func (h *Hub) Cache(k *kind.Kind) *Cache { return h.byStorage[k.Storage] }
+
+// Key returns an object's key in the store.
+func Key(k *kind.Kind, objectKey string) string { return Prefix + k.Storage + "/" + objectKey }
+
+// split finds the cache and the object key of a store key.
+func (h *Hub) split(key string) (*Cache, string) {
+	rest := strings.TrimPrefix(key, Prefix)
+	i := strings.IndexByte(rest, '/')
+	if i < 0 {
+		return nil, ""
+	}
+	if c := h.byStorage[rest[:i]]; c != nil {
+		return c, rest[i+1:]
+	}
+	if j := strings.IndexByte(rest[i+1:], '/'); j >= 0 {
+		if c := h.byStorage[rest[:i+1+j]]; c != nil {
+			return c, rest[i+j+2:]
+		}
+	}
+	return nil, ""
+}
+
+// load makes the caches equal to the store: at first an empty tree is filled;
+// after a broken watch the differences become events.
+func (h *Hub) load(ctx context.Context) error {
+	const page = 1000
+	seen := map[*Cache]map[string]bool{}
+	opts := store.RangeOptions{Limit: page}
+	first := h.revision.Load() == 0
+	for {
+		r, err := h.store.Range(ctx, Prefix, opts)
+		if err != nil {
+			return fmt.Errorf("load the state: %w", err)
+		}
+		for _, kv := range r.KVs {
+			c, key := h.split(kv.Key)
+			if c == nil {
+				continue
+			}
+			if seen[c] == nil {
+				seen[c] = map[string]bool{}
+			}
+			seen[c][key] = true
+			if old := c.Get(key); old != nil && old.Revision == kv.Revision {
+				continue
+			}
+			obj, err := h.decode(c.Kind, kv.Key, kv.Value)
+			if err != nil {
+				h.log.Error("stored object cannot be read: delete or restore it", "key", kv.Key, "error", err)
+				continue
+			}
+			item := NewItem(key, obj, kv.Revision)
+			if first {
+				c.tree.ReplaceOrInsert(item)
+			} else {
+				c.apply(key, item, kv.Revision, h.now())
+			}
+		}
+		if !r.More {
+			for _, c := range h.byStorage {
+				if first {
+					c.floor = r.Revision
+				} else {
+					h.prune(c, seen[c], r.Revision)
+				}
+			}
+			h.advance(r.Revision)
+			return nil
+		}
+		opts.Revision, opts.From = r.Revision, r.KVs[len(r.KVs)-1].Key+"\x00"
+	}
+}
+
+func (h *Hub) prune(c *Cache, present map[string]bool, revision int64) {
+	var gone []string
+	c.Snapshot().Ascend("", "", func(i *Item) bool {
+		if !present[i.Key] {
+			gone = append(gone, i.Key)
+		}
+		return true
+	})
+	for _, key := range gone {
+		c.apply(key, nil, revision, h.now())
+	}
+}
+
+// Run applies the store's changes until ctx ends.
+func (h *Hub) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		w := h.store.Watch(ctx, Prefix, h.Revision()+1)
+		for batch := range w.Events() {
+			h.batch(batch)
+		}
+		if ctx.Err() != nil || errors.Is(w.Err(), store.ErrClosed) {
+			break
+		}
+		h.log.Warn("watch of the store ended; reading the state again", "error", w.Err())
+		if err := h.load(ctx); err != nil && ctx.Err() == nil {
+			h.log.Error("state not read; trying again", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	return nil
+}
+
+func (h *Hub) batch(events []store.Event) {
+	now := h.now()
+	for i := range events {
+		e := &events[i]
+		c, key := h.split(e.Key)
+		if c == nil {
+			continue
+		}
+		if e.Deleted {
+			c.apply(key, nil, e.Revision, now)
+			continue
+		}
+		item := h.claim(e, key)
+		if item == nil {
+			obj, err := h.decode(c.Kind, e.Key, e.Value)
+			if err != nil {
+				h.log.Error("stored object cannot be read", "key", e.Key, "error", err)
+				continue
+			}
+			item = NewItem(key, obj, e.Revision)
+		}
+		c.apply(key, item, e.Revision, now)
+	}
+	if n := len(events); n > 0 {
+		h.advance(events[n-1].Revision)
+	}
+}
+
+// Pending is a write under way whose object need not be decoded again.
+type Pending struct {
+	key   string
+	value []byte
+	obj   kind.Object
+	item  *Item // set when the write's event was applied; guarded by Hub.mu
+}
+
+// Expect announces that obj is about to be written as value. The hub owns obj
+// from here on if the write succeeds; call Forget when the write has ended.
+func (h *Hub) Expect(key string, value []byte, obj kind.Object) *Pending {
+	p := &Pending{key: key, value: value, obj: obj}
+	h.mu.Lock()
+	h.pending[key] = p
+	h.mu.Unlock()
+	return p
+}
+
+// Forget ends what Expect began.
+func (h *Hub) Forget(p *Pending) {
+	h.mu.Lock()
+	if h.pending[p.key] == p {
+		delete(h.pending, p.key)
+	}
+	h.mu.Unlock()
+}
+
+// Result returns the item that the caches got for the write of revision, after
+// Wait.
+func (h *Hub) Result(p *Pending, objectKey string, revision int64) *Item {
+	h.mu.Lock()
+	item := p.item
+	h.mu.Unlock()
+	if item != nil && item.Revision == revision {
+		return item
+	}
+	// Another writer's announcement took the place of ours: nobody shares obj.
+	return NewItem(objectKey, p.obj, revision)
+}
+
+func (h *Hub) claim(e *store.Event, objectKey string) *Item {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.pending[e.Key]
+	if p == nil || !bytes.Equal(p.value, e.Value) {
+		return nil
+	}
+	delete(h.pending, e.Key)
+	p.item = NewItem(objectKey, p.obj, e.Revision)
+	return p.item
+}
+
+// Revision is the newest revision up to which every cache has every change.
+func (h *Hub) Revision() int64 { return h.revision.Load() }
+
+func (h *Hub) advance(revision int64) {
+	h.mu.Lock()
+	if revision > h.revision.Load() {
+		h.revision.Store(revision)
+	}
+	rest := h.waiters[:0]
+	for _, w := range h.waiters {
+		if w.revision <= revision {
+			close(w.done)
+		} else {
+			rest = append(rest, w)
+		}
+	}
+	clear(h.waiters[len(rest):])
+	h.waiters = rest
+	h.mu.Unlock()
+}
+
+// Wait blocks until the caches have reached a revision.
+func (h *Hub) Wait(ctx context.Context, revision int64) error {
+	if h.Revision() >= revision {
+		return nil
+	}
+	h.mu.Lock()
+	if h.revision.Load() >= revision {
+		h.mu.Unlock()
+		return nil
+	}
+	w := waiter{revision: revision, done: make(chan struct{})}
+	h.waiters = append(h.waiters, w)
+	h.mu.Unlock()
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for revision %d: %w", revision, ctx.Err())
+	}
+}

@@ -1,0 +1,82 @@
+// Package watchcache holds the current state of every kind in memory, as the
+// store's watch reports it, and serves reads and watches from there.
+//
+// An object is decoded once, when it is written, and encoded once per format,
+// when somebody first asks: all readers and watchers share the object and its
+// bytes. Trees are copied on write, so a list is a snapshot that costs nothing
+// to take and never blocks a writer.
+//
+//	store.Watch ──batches──> Hub ──per kind──> Cache{tree, ring of events}
+//	                          │                    │           │
+//	     writers wait for <───┘ progress      Get, Snapshot   Watcher (cursor in the ring)
+package watchcache
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"sync/atomic"
+
+	"knarr.dev/knarr/api/kind"
+)
+
+// Item is one object in one revision, immutable, with its encodings.
+type Item struct {
+	Key      string // "namespace/name", or "name" for cluster-scoped kinds
+	Object   kind.Object
+	Revision int64
+
+	json  atomic.Pointer[[]byte]
+	proto atomic.Pointer[[]byte]
+}
+
+// NewItem wraps obj, which must not be changed afterwards, and stamps it with
+// the revision.
+func NewItem(key string, obj kind.Object, revision int64) *Item {
+	obj.SetResourceVersion(strconv.FormatInt(revision, 10))
+	return &Item{Key: key, Object: obj, Revision: revision}
+}
+
+// JSON returns the object's JSON, without a trailing newline. Shared: do not change.
+func (i *Item) JSON() ([]byte, error) {
+	if p := i.json.Load(); p != nil {
+		return *p, nil
+	}
+	b, err := EncodeJSON(i.Object)
+	if err != nil {
+		return nil, err
+	}
+	i.json.Store(&b)
+	return b, nil
+}
+
+// EncodeJSON encodes v as the API's JSON: no HTML escaping, no newline.
+func EncodeJSON(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	e := json.NewEncoder(&buf)
+	e.SetEscapeHTML(true) // as Kubernetes' own serializer
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}
+
+type protoMarshaler interface{ Marshal() ([]byte, error) }
+
+// Protobuf returns the object's bare protobuf message, or nil if the kind has
+// none. Shared: do not change.
+func (i *Item) Protobuf() ([]byte, error) {
+	if p := i.proto.Load(); p != nil {
+		return *p, nil
+	}
+	m, ok := i.Object.(protoMarshaler)
+	if !ok {
+		return nil, nil
+	}
+	b, err := m.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	i.proto.Store(&b)
+	return b, nil
+}
