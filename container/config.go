@@ -28,9 +28,9 @@ type Config struct {
 	StreamAddr string
 	// Registries configures image hosts by name.
 	Registries image.Registries
-	Log        *slog.Logger
+	Log        *slog.Logger `json:"-"`
 	// Now is the clock; nil is the machine's.
-	Now func() time.Time
+	Now func() time.Time `json:"-"`
 }
 
 // Network connects the pods' network namespaces. Both calls are idempotent.

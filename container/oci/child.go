@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -107,7 +108,10 @@ func (c *Child) Wait(ctx context.Context) (int, error) {
 			return false
 		}
 		code, failure = reap(int(fd))
-		// The status of somebody else's child is known once its parent reaped it.
+		if errors.Is(failure, unix.EAGAIN) {
+			// Somebody else's child that its parent has not collected: it still shows its status.
+			code, failure = zombieCode(c.PID, c.StartTime)
+		}
 		return !errors.Is(failure, unix.EAGAIN)
 	})
 	if err != nil {
@@ -169,16 +173,42 @@ func statusCode(s unix.WaitStatus) int {
 	return s.ExitStatus()
 }
 
-// startTime reads field 22 of /proc/PID/stat.
+// zombieCode reads the exit status of a process that has ended and that nobody
+// has collected yet. It returns EAGAIN when that has happened meanwhile.
+func zombieCode(pid int, start uint64) (int, error) {
+	f, err := statFields(pid)
+	if err != nil || f[startField] != strconv.FormatUint(start, 10) || f[0] != "Z" {
+		return UnknownExit, unix.EAGAIN
+	}
+	status, err := strconv.ParseUint(f[len(f)-1], 10, 32)
+	if err != nil {
+		return UnknownExit, fmt.Errorf("reading the exit status of process %d: %w", pid, err)
+	}
+	return statusCode(unix.WaitStatus(status)), nil
+}
+
 func startTime(pid int) (uint64, error) {
+	f, err := statFields(pid)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(f[startField], 10, 64)
+}
+
+// startField is the start time's place in what statFields returns.
+const startField = 19
+
+// statFields returns the fields of /proc/PID/stat from the third, the state,
+// to the 52nd, the exit status.
+func statFields(pid int) ([]string, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, fmt.Errorf("reading the start time of process %d: %w", pid, err)
+		return nil, fmt.Errorf("reading the state of process %d: %w", pid, err)
 	}
 	// The second field, the command, may hold anything; it ends at the last ')'.
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 20 {
-		return 0, fmt.Errorf("/proc/%d/stat is malformed", pid)
+	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(f) < 50 {
+		return nil, fmt.Errorf("/proc/%d/stat is malformed", pid)
 	}
-	return strconv.ParseUint(string(fields[19]), 10, 64)
+	return f, nil
 }
