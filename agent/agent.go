@@ -124,7 +124,7 @@ func New(cfg Config) (*Agent, error) {
 	a.deps.Admit = a.pods.admit(a.node)
 	if cfg.Listen != nil {
 		a.server = server.New(server.Config{
-			CRI: cfg.CRI, Pods: a.pods.snapshots, Find: a.pods.find, LogRoot: cfg.LogRoot, NodeName: cfg.NodeName,
+			CRI: cfg.CRI, Pods: a.pods.snapshots, Find: a.pods.find, Changed: a.pods.changes, Node: a.node.Node, LogRoot: cfg.LogRoot, NodeName: cfg.NodeName,
 			Authorize: cfg.Authorize, Log: cfg.Log, Clock: cfg.Clock,
 		})
 	}

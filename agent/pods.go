@@ -279,6 +279,16 @@ func (p *pods) snapshots() []*corev1.Pod {
 	return out
 }
 
+// changes returns a channel that is closed when the pod's containers change.
+func (p *pods) changes(uid string) <-chan struct{} {
+	if a := p.actor(uid); a != nil {
+		return a.Changed()
+	}
+	closed := make(chan struct{})
+	close(closed)
+	return closed
+}
+
 // find returns a pod and its containers by name.
 func (p *pods) find(namespace, name, uid string) (*corev1.Pod, *view.Pod, bool) {
 	for _, a := range p.all() {

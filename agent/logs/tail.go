@@ -43,29 +43,37 @@ func TailText(path string, lines, limit int) string {
 
 // tailOffset finds where the last n lines of a file begin.
 func tailOffset(f *os.File, n int64) (int64, error) {
+	off, _, err := tailCount(f, n)
+	return off, err
+}
+
+// tailCount is tailOffset that also tells how many lines, up to n, there are.
+func tailCount(f *os.File, n int64) (offset, found int64, err error) {
 	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil || n < 0 {
-		return 0, err
+	if err != nil {
+		return 0, 0, err
 	}
-	if n == 0 {
-		return end, nil
+	if n <= 0 {
+		return end, 0, nil
 	}
 	buf := make([]byte, tailBlock)
-	var seen int64
 	for pos := end; pos > 0; {
 		size := min(pos, tailBlock)
 		pos -= size
 		if _, err := f.ReadAt(buf[:size], pos); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		for i := size - 1; i >= 0; i-- {
 			if buf[i] != '\n' || pos+i == end-1 {
 				continue
 			}
-			if seen++; seen == n {
-				return pos + i + 1, nil
+			if found++; found == n {
+				return pos + i + 1, found, nil
 			}
 		}
 	}
-	return 0, nil
+	if end > 0 {
+		found++ // the first line has no line feed before it
+	}
+	return 0, found, nil
 }

@@ -35,7 +35,7 @@ func Machine(root string) (corev1.ResourceList, corev1.NodeSystemInfo, error) {
 		name := corev1.ResourceName(corev1.ResourceHugePagesPrefix + resource.NewQuantity(size, resource.BinarySI).String())
 		capacity[name] = *resource.NewQuantity(mem["HugePages_Total"]*size, resource.BinarySI)
 	}
-	total, _, err := disk(root)
+	total, _, err := Disk(root)
 	if err != nil {
 		return nil, info, err
 	}
@@ -43,9 +43,9 @@ func Machine(root string) (corev1.ResourceList, corev1.NodeSystemInfo, error) {
 	return capacity, info, nil
 }
 
-// disk returns the bytes of the file system that holds path, or of that of its
+// Disk returns the bytes of the file system that holds path, or of that of its
 // nearest existing parent: all of them and those available.
-func disk(path string) (total, free int64, err error) {
+func Disk(path string) (total, free int64, err error) {
 	for {
 		var st unix.Statfs_t
 		if err = unix.Statfs(path, &st); err == nil {

@@ -70,7 +70,7 @@ func (r *Reporter) memory() corev1.NodeCondition {
 }
 
 func (r *Reporter) diskSpace() corev1.NodeCondition {
-	total, free, err := disk(r.cfg.Root)
+	total, free, err := Disk(r.cfg.Root)
 	return condition(corev1.NodeDiskPressure, err == nil && free < total/100*diskFloor,
 		"KubeletHasDiskPressure", "kubelet has disk pressure",
 		"KubeletHasNoDiskPressure", "kubelet has no disk pressure")

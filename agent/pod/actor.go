@@ -124,6 +124,8 @@ type snapshot struct {
 	pod    *corev1.Pod
 	view   *view.Pod
 	status corev1.PodStatus
+	// changed is closed and replaced when view is.
+	changed chan struct{}
 }
 
 // New returns an actor for a pod; v is what the runtime already has of it, nil
@@ -142,6 +144,7 @@ func New(d *Deps, pod *corev1.Pod, v *view.Pod) *Actor {
 	}
 	a.setup = a.steps()
 	a.shared.pod, a.shared.view, a.shared.status = pod, a.view, pod.Status
+	a.shared.changed = make(chan struct{})
 	return a
 }
 
@@ -221,6 +224,13 @@ func (a *Actor) Snapshot() (*corev1.Pod, *view.Pod) {
 	pod := *a.shared.pod
 	pod.Status = a.shared.status
 	return &pod, a.shared.view
+}
+
+// Changed returns a channel that is closed when the pod's containers change.
+func (a *Actor) Changed() <-chan struct{} {
+	a.shared.mu.Lock()
+	defer a.shared.mu.Unlock()
+	return a.shared.changed
 }
 
 // accept takes a pod state unless a newer one is known.

@@ -44,6 +44,10 @@ func (a *Actor) compute() corev1.PodStatus {
 func (a *Actor) writeStatus() {
 	want := a.compute()
 	a.shared.mu.Lock()
+	if a.shared.view != a.view {
+		close(a.shared.changed)
+		a.shared.changed = make(chan struct{})
+	}
 	a.shared.pod, a.shared.view, a.shared.status = a.pod, a.view, want
 	a.shared.mu.Unlock()
 	a.acked = false

@@ -1,10 +1,14 @@
-// Package server is the kubelet API of a node.
+// Package server is the kubelet API of a node: pods, logs, streaming into
+// containers, statistics and metrics. Paths and parameters are those of the
+// kubelet, so API servers, kubectl and metrics collectors work unchanged.
 package server
 
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -13,15 +17,20 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
+	"knarr.dev/knarr/agent/logs"
 	"knarr.dev/knarr/agent/view"
 	"knarr.dev/knarr/cri"
 )
 
 // Config is what a Server needs.
 type Config struct {
-	CRI       *cri.Client
-	Pods      func() []*corev1.Pod
-	Find      func(namespace, name, uid string) (*corev1.Pod, *view.Pod, bool)
+	CRI  *cri.Client
+	Pods func() []*corev1.Pod
+	// Find returns a pod and its containers; an empty uid matches any.
+	Find func(namespace, name, uid string) (*corev1.Pod, *view.Pod, bool)
+	// Changed returns a channel that is closed when a pod's containers change.
+	Changed   func(uid string) <-chan struct{}
+	Node      func() *corev1.Node
 	LogRoot   string
 	NodeName  string
 	Authorize func(*http.Request) error // nil: everybody may
@@ -31,26 +40,105 @@ type Config struct {
 
 // Server answers the kubelet API. Make one with New.
 type Server struct {
-	cfg Config
-	mux *http.ServeMux
+	cfg     Config
+	mux     *http.ServeMux
+	watcher logs.Watcher
 }
 
 // New returns a server.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, mux: http.NewServeMux()}
+	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	s.mux.HandleFunc("GET /pods", s.pods)
+	s.mux.HandleFunc("GET /pods/", s.pods)
+	s.mux.HandleFunc("GET /runningpods/", s.runningPods)
+	s.mux.HandleFunc("GET /configz", s.configz)
+	s.mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
+	for _, p := range []string{"/{namespace}/{pod}/{container}", "/{namespace}/{pod}/{uid}/{container}"} {
+		s.mux.HandleFunc("/exec"+p, s.exec)
+		s.mux.HandleFunc("/attach"+p, s.attach)
+		s.mux.HandleFunc("POST /run"+p, s.run)
+	}
+	s.mux.HandleFunc("/portForward/{namespace}/{pod}", s.portForward)
+	s.mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", s.portForward)
+	s.mux.HandleFunc("GET /stats/summary", s.summary)
+	s.mux.HandleFunc("GET /metrics", s.metrics)
+	s.mux.HandleFunc("GET /metrics/resource", s.resourceMetrics)
 	return s
+}
+
+// ServeHTTP authorizes and answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Authorize != nil && r.URL.Path != "/healthz" {
+		if err := s.cfg.Authorize(r); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+	}
+	s.mux.ServeHTTP(w, r)
 }
 
 // Serve answers requests on l until ctx ends; t nil means without TLS.
 func (s *Server) Serve(ctx context.Context, l net.Listener, t *tls.Config) error {
-	hs := &http.Server{Handler: s.mux, ReadHeaderTimeout: 10 * time.Second}
+	hs := &http.Server{
+		Handler: s, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		// Streams upgrade their connection, which HTTP/2 has no means for.
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+	}
 	if t != nil {
+		t = t.Clone()
+		t.NextProtos = []string{"http/1.1"}
 		l = tls.NewListener(l, t)
 	}
 	stop := context.AfterFunc(ctx, func() { hs.Close() })
 	defer stop()
 	if err := hs.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
+		return fmt.Errorf("serve the kubelet API on %s: %w", l.Addr(), err)
 	}
 	return ctx.Err()
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	// A failure to write means that the client is gone.
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func (s *Server) list(keep func(*corev1.Pod) bool) corev1.PodList {
+	l := corev1.PodList{Items: []corev1.Pod{}}
+	l.Kind, l.APIVersion = "PodList", "v1"
+	for _, p := range s.cfg.Pods() {
+		if keep(p) {
+			l.Items = append(l.Items, *p)
+		}
+	}
+	return l
+}
+
+func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, s.list(func(*corev1.Pod) bool { return true }))
+}
+
+func (s *Server) runningPods(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, s.list(func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning }))
+}
+
+func (s *Server) configz(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, map[string]any{"kubeletconfig": map[string]any{
+		"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
+		"nodeLeaseDurationSeconds": 40, "containerLogMaxSize": "10Mi", "containerLogMaxFiles": 5, "serializeImagePulls": false,
+	}})
+}
+
+// target finds the container that a request names; it answers the request itself
+// when there is none.
+func (s *Server) target(w http.ResponseWriter, r *http.Request) (*corev1.Pod, *view.Pod, string, bool) {
+	ns, name, container := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
+	pod, v, ok := s.cfg.Find(ns, name, r.PathValue("uid"))
+	if !ok {
+		http.Error(w, fmt.Sprintf("pod %q does not exist", name+"/"+ns), http.StatusNotFound)
+		return nil, nil, "", false
+	}
+	return pod, v, container, true
 }
