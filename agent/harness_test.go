@@ -42,7 +42,7 @@ func (e *events) list() []string {
 
 // world is an agent with everything around it.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	api    *clienttest.Fake
 	cri    *critest.Runtime
 	events *events
@@ -54,7 +54,7 @@ type option func(*Config)
 
 func withClock(c clock.WithDelayedExecution) option { return func(cfg *Config) { cfg.Clock = c } }
 
-func newWorld(t *testing.T, opts ...option) *world {
+func newWorld(t testing.TB, opts ...option) *world {
 	t.Helper()
 	w := &world{t: t, api: clienttest.New(), cri: critest.New(), events: &events{wake: make(chan struct{})}}
 	w.cfg = Config{NodeName: "n1", Client: w.api, CRI: w.cri.Client(t), Recorder: w.events, Root: t.TempDir(), LogRoot: t.TempDir(),
@@ -132,6 +132,9 @@ func (w *world) wait(name, what string, ok func(*corev1.Pod) bool) *corev1.Pod {
 		}
 	})
 	defer cancel()
+	if _, there := w.api.Cache(client.Pods, "").Get("default", name); !there && ok(nil) {
+		return nil
+	}
 	select {
 	case p := <-found:
 		return p
@@ -211,5 +214,30 @@ func waiting(reason string) func(*corev1.Pod) bool {
 	return func(p *corev1.Pod) bool {
 		return p != nil && len(p.Status.ContainerStatuses) > 0 && p.Status.ContainerStatuses[0].State.Waiting != nil &&
 			p.Status.ContainerStatuses[0].State.Waiting.Reason == reason
+	}
+}
+
+func (w *world) create(r client.Resource, obj client.Object) {
+	w.t.Helper()
+	if _, err := w.api.Create(context.Background(), client.Key{Resource: r, Namespace: obj.GetNamespace()}, obj); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// node waits until the node is Ready.
+func (w *world) node() *corev1.Node {
+	w.t.Helper()
+	found := make(chan *corev1.Node, 64)
+	defer w.api.Cache(client.Nodes, "").Subscribe(func(e client.Event) {
+		if n := e.Object.(*corev1.Node); len(n.Status.Conditions) == 4 && len(found) == 0 {
+			found <- n
+		}
+	})()
+	select {
+	case n := <-found:
+		return n
+	case <-time.After(10 * time.Second):
+		w.t.Fatal("the node was not registered")
+		return nil
 	}
 }

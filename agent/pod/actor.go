@@ -26,6 +26,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
 
@@ -71,6 +72,8 @@ type Actor struct {
 	d   *Deps
 	box *mailbox
 	log *slog.Logger
+	id  types.NamespacedName // with the UID these never change
+	own types.UID
 
 	ctx      context.Context // of Run
 	work     context.Context // ends when stopping begins
@@ -132,7 +135,7 @@ type snapshot struct {
 // for nothing.
 func New(d *Deps, pod *corev1.Pod, v *view.Pod) *Actor {
 	a := &Actor{
-		d: d, box: newMailbox(), pod: pod, view: v, adopted: v != nil,
+		d: d, box: newMailbox(), pod: pod, id: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, own: pod.UID, view: v, adopted: v != nil,
 		log:   d.Log.With("pod", pod.Namespace+"/"+pod.Name, "uid", string(pod.UID)),
 		tasks: map[string]*task{}, images: map[string]*pulled{}, waiting: map[string]status.Waiting{},
 		retry: map[string]time.Time{}, crash: map[string]*crash{}, started: map[string]bool{}, ready: map[string]bool{},
@@ -272,6 +275,9 @@ func mapsEqual(a, b map[string]string) bool {
 // sync decides what to do next from everything that is known.
 func (a *Actor) sync() {
 	a.next = time.Time{}
+	if a.removed {
+		return
+	}
 	if !a.stopping {
 		a.progress()
 	}
@@ -331,8 +337,8 @@ func (a *Actor) event(eventType, reason, message string) {
 	a.d.Recorder.Event(a.pod, eventType, reason, message)
 }
 
-func (a *Actor) uid() string { return string(a.pod.UID) }
+func (a *Actor) uid() string { return string(a.own) }
 
 func (a *Actor) logDir() string {
-	return podspec.LogDir(a.d.LogRoot, a.pod.Namespace, a.pod.Name, a.uid())
+	return podspec.LogDir(a.d.LogRoot, a.id.Namespace, a.id.Name, a.uid())
 }

@@ -28,7 +28,7 @@ const (
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
 func (a *Actor) key() client.Key {
-	return client.Key{Resource: client.Pods, Namespace: a.pod.Namespace, Name: a.pod.Name}
+	return client.Key{Resource: client.Pods, Namespace: a.id.Namespace, Name: a.id.Name}
 }
 
 // compute returns the status that the pod ought to show now.
