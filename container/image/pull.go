@@ -222,6 +222,9 @@ func (s *Store) unpack(ctx context.Context, img v1.Image, tag, digest string) (*
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
+	if err := s.layers.Inherit(diffIDs); err != nil {
+		return nil, err
+	}
 	return s.add(id.String(), config, diffIDs, tag, digest)
 }
 

@@ -252,3 +252,35 @@ func DiskUsage(dir string) (bytes, inodes uint64) {
 	})
 	return bytes, inodes
 }
+
+// Inherit gives the folders that a layer passes through without describing
+// them the owner and mode that they have in the layers below; chain lists an
+// image's layers, lowest first. In the merged tree the topmost folder counts.
+func (s *Store) Inherit(chain []string) error {
+	for n, id := range chain {
+		u, err := s.Usage(id)
+		if err != nil {
+			return err
+		}
+		for _, name := range u.Implied {
+			for below := n - 1; below >= 0; below-- {
+				var st unix.Stat_t
+				if unix.Lstat(filepath.Join(s.Path(chain[below]), name), &st) != nil {
+					continue
+				}
+				if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+					break
+				}
+				own := filepath.Join(s.Path(id), name)
+				if err := os.Lchown(own, int(st.Uid), int(st.Gid)); err != nil {
+					return fmt.Errorf("giving %s of layer %s its owner: %w", name, id, err)
+				}
+				if err := unix.Chmod(own, st.Mode&0o7777); err != nil {
+					return fmt.Errorf("giving %s of layer %s its mode: %w", name, id, err)
+				}
+				break
+			}
+		}
+	}
+	return nil
+}
