@@ -1,7 +1,10 @@
 package container
 
 import (
+	"os"
 	"sort"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,14 +88,19 @@ func BenchmarkExec(b *testing.B) {
 func BenchmarkPods(b *testing.B) {
 	f := newFixture(b)
 	const pods = 50
+	most := 0
 	for b.Loop() {
 		var ids []string
+		before := resident(b)
 		for range pods {
 			id := f.sandbox(nil)
 			f.run(id, "exec sleep 1000", nil)
 			ids = append(ids, id)
 		}
 		b.StopTimer()
+		if grown := (resident(b) - before) / pods; grown > most {
+			most = grown
+		}
 		for _, id := range ids {
 			if _, err := f.RemovePodSandbox(f.ctx(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
 				b.Fatal(err)
@@ -101,4 +109,19 @@ func BenchmarkPods(b *testing.B) {
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/1000/float64(b.N)/pods, "ms/pod")
+	b.ReportMetric(float64(most), "KB-own-RSS/pod")
+}
+
+// resident is this process' memory in KB.
+func resident(b *testing.B) int {
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), "VmRSS:")
+	n, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	return n
 }

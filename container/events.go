@@ -3,6 +3,7 @@ package container
 import (
 	"sync"
 
+	"google.golang.org/grpc/metadata"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -72,6 +73,10 @@ func (s *Server) emit(kind runtimeapi.ContainerEventType, id string, p *pod) {
 func (s *Server) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out runtimeapi.RuntimeService_GetContainerEventsServer) error {
 	ch := s.events.subscribe()
 	defer s.events.unsubscribe(ch)
+	// Tells the client that from here on nothing escapes it.
+	if err := out.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
 	for {
 		select {
 		case ev, ok := <-ch:
