@@ -1,0 +1,183 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+
+	"knarr.dev/knarr/client"
+	"knarr.dev/knarr/datapath/spec"
+)
+
+// Dataplane is what the node's data path offers; package datapath provides it.
+type Dataplane interface {
+	// Set makes the kernel's state equal to s; when it returns, the kernel has it.
+	Set(ctx context.Context, s spec.State) error
+	// Connections counts the established TCP connections into a pod, and tells
+	// when one of them last carried data.
+	Connections(ctx context.Context, pod netip.Addr) (n int, lastActive time.Time, err error)
+}
+
+// Config is what a Network is made of.
+type Config struct {
+	NodeName  string
+	Client    client.Interface
+	Dataplane Dataplane
+	Clock     clock.Clock
+	Log       *slog.Logger
+}
+
+// Network translates services for one node.
+type Network struct {
+	cfg      Config
+	services client.Cache
+	slices   client.Cache
+	kick     chan struct{}
+
+	mu       sync.Mutex
+	dirty    map[types.NamespacedName]bool
+	barriers []chan struct{}
+
+	// only Run's goroutine uses these
+	compiled map[types.NamespacedName][]spec.Service
+	failed   string
+}
+
+// New returns a Network; Run keeps the data path current.
+func New(cfg Config) *Network {
+	return &Network{
+		cfg: cfg, services: cfg.Client.Cache(client.Services, ""), slices: cfg.Client.Cache(client.EndpointSlices, ""),
+		kick: make(chan struct{}, 1), dirty: map[types.NamespacedName]bool{}, compiled: map[types.NamespacedName][]spec.Service{},
+	}
+}
+
+// Run applies changes until ctx ends; the kernel's state stays.
+func (n *Network) Run(ctx context.Context) error {
+	for _, c := range []client.Cache{n.services, n.slices} {
+		if err := c.WaitSynced(ctx); err != nil {
+			return fmt.Errorf("services of the data path: %w", err)
+		}
+	}
+	// The first Set must be whole: an empty one would cut off what runs.
+	n.services.List("", nil, func(o client.Object) bool {
+		n.mark(types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()})
+		return true
+	})
+	defer n.services.Subscribe(func(e client.Event) {
+		n.mark(types.NamespacedName{Namespace: e.Object.GetNamespace(), Name: e.Object.GetName()})
+	})()
+	defer n.slices.Subscribe(func(e client.Event) {
+		n.mark(serviceOf(e.Object))
+		if e.Old != nil {
+			n.mark(serviceOf(e.Old))
+		}
+	})()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.kick:
+		}
+		n.apply(ctx)
+	}
+}
+
+func serviceOf(o client.Object) types.NamespacedName {
+	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetLabels()[discoveryv1.LabelServiceName]}
+}
+
+func (n *Network) mark(key types.NamespacedName) {
+	if key.Name == "" {
+		return
+	}
+	n.mu.Lock()
+	n.dirty[key] = true
+	n.mu.Unlock()
+	n.wake()
+}
+
+func (n *Network) wake() {
+	select {
+	case n.kick <- struct{}{}:
+	default:
+	}
+}
+
+// apply compiles what changed and sets the whole state.
+func (n *Network) apply(ctx context.Context) {
+	n.mu.Lock()
+	dirty, barriers := n.dirty, n.barriers
+	n.dirty, n.barriers = map[types.NamespacedName]bool{}, nil
+	n.mu.Unlock()
+	for key := range dirty {
+		n.compile(key)
+	}
+	var state spec.State
+	for _, list := range n.compiled {
+		state.Services = append(state.Services, list...)
+	}
+	err := n.cfg.Dataplane.Set(ctx, state)
+	n.report(err)
+	for _, b := range barriers {
+		close(b)
+	}
+}
+
+// report logs a failure once, until it changes or ends. What Set could not carry
+// (an unsupported protocol, say) is left out; all else is in force.
+func (n *Network) report(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != n.failed && text != "" {
+		n.cfg.Log.Warn("data path: some services are not in force", "error", err)
+	}
+	n.failed = text
+}
+
+func (n *Network) compile(key types.NamespacedName) {
+	svc, ok := client.Cached[*corev1.Service](n.services, key.Namespace, key.Name)
+	if !ok {
+		delete(n.compiled, key)
+		return
+	}
+	list := Compile(svc, n.slicesOf(key), n.cfg.NodeName)
+	if len(list) == 0 {
+		delete(n.compiled, key)
+		return
+	}
+	n.compiled[key] = list
+}
+
+func (n *Network) slicesOf(key types.NamespacedName) []*discoveryv1.EndpointSlice {
+	return client.ListCached[*discoveryv1.EndpointSlice](n.slices, key.Namespace, labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: key.Name}))
+}
+
+// sync blocks until the kernel has the state of the given services as the caches
+// show them now.
+func (n *Network) sync(ctx context.Context, keys []types.NamespacedName) error {
+	done := make(chan struct{})
+	n.mu.Lock()
+	for _, k := range keys {
+		n.dirty[k] = true
+	}
+	n.barriers = append(n.barriers, done)
+	n.mu.Unlock()
+	n.wake()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,185 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/yaml"
+)
+
+// Config is all that can be set, by file, environment-free; flags override it.
+type Config struct {
+	// Name tells instances on one machine apart: it prefixes links, control
+	// groups and tables.
+	Name string `json:"name"`
+	// DataDir keeps what must survive a reboot; RunDir what need not.
+	DataDir string `json:"dataDir"`
+	RunDir  string `json:"runDir"`
+	// LogLevel is debug, info, warn or error.
+	LogLevel string `json:"logLevel"`
+
+	API     APIConfig     `json:"api"`
+	Store   StoreConfig   `json:"store"`
+	Node    NodeConfig    `json:"node"`
+	Network NetworkConfig `json:"network"`
+	// Registries configures image registries by host.
+	Registries map[string]RegistryConfig `json:"registries,omitempty"`
+}
+
+// APIConfig is the API server's part.
+type APIConfig struct {
+	// Listen is host:port; an empty host means all addresses.
+	Listen string `json:"listen"`
+	// Names are further names and addresses in the server's certificate.
+	Names []string `json:"names,omitempty"`
+	// Kubeconfig is merged with the administrator's access; empty: none is.
+	Kubeconfig string `json:"kubeconfig"`
+}
+
+// StoreConfig is the store's part.
+type StoreConfig struct {
+	// Endpoints of an external etcd; empty: etcd runs inside this process.
+	Endpoints []string `json:"endpoints,omitempty"`
+	CAFile    string   `json:"caFile,omitempty"`
+	CertFile  string   `json:"certFile,omitempty"`
+	KeyFile   string   `json:"keyFile,omitempty"`
+}
+
+// NodeConfig is the agent's part.
+type NodeConfig struct {
+	Name    string            `json:"name"`
+	IP      string            `json:"ip"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	MaxPods int               `json:"maxPods"`
+	// Listen is where the agent serves logs and exec to the API server.
+	Listen string `json:"listen"`
+}
+
+// NetworkConfig is the data path's part.
+type NetworkConfig struct {
+	PodCIDR     string `json:"podCIDR"`     // of the cluster
+	NodePodCIDR string `json:"nodePodCIDR"` // of this node, within podCIDR
+	ServiceCIDR string `json:"serviceCIDR"`
+	Domain      string `json:"domain"`
+	NodePorts   string `json:"nodePorts"` // "30000-32767"
+}
+
+// RegistryConfig says how to reach one registry.
+type RegistryConfig struct {
+	Mirrors            []string `json:"mirrors,omitempty"`
+	PlainHTTP          bool     `json:"plainHTTP,omitempty"`
+	InsecureSkipVerify bool     `json:"insecureSkipVerify,omitempty"`
+	Username           string   `json:"username,omitempty"`
+	Password           string   `json:"password,omitempty"`
+}
+
+// Places that Config begins with.
+const (
+	defaultConfigFile = "/etc/knarr/config.yaml"
+	defaultDataDir    = "/var/lib/knarr"
+	defaultRunDir     = "/run/knarr"
+)
+
+// defaultConfig is what holds where nothing is set.
+func defaultConfig() *Config {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "knarr"
+	}
+	return &Config{
+		Name: "knarr", DataDir: defaultDataDir, RunDir: defaultRunDir, LogLevel: "info",
+		API:     APIConfig{Listen: ":6443", Kubeconfig: defaultKubeconfig()},
+		Node:    NodeConfig{Name: strings.ToLower(host), IP: hostIP(), MaxPods: 110, Listen: ":10250"},
+		Network: NetworkConfig{PodCIDR: "10.244.0.0/16", NodePodCIDR: "10.244.0.0/24", ServiceCIDR: "10.96.0.0/16", Domain: "cluster.local", NodePorts: "30000-32767"},
+	}
+}
+
+// hostIP is the address of the interface with the default route; without one,
+// the first global address; else loopback.
+func hostIP() string {
+	// Connecting a UDP socket sends nothing: it only looks up the route.
+	if c, err := net.Dial("udp4", "203.0.113.1:9"); err == nil {
+		defer c.Close()
+		if a, ok := c.LocalAddr().(*net.UDPAddr); ok {
+			return a.IP.String()
+		}
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err == nil {
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+				return n.IP.String()
+			}
+		}
+	}
+	return "127.0.0.1"
+}
+
+// loadConfig reads file over the defaults. A missing file is an error only if
+// required.
+func loadConfig(file string, required bool) (*Config, error) {
+	cfg := defaultConfig()
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) && !required {
+		return cfg, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if err := yaml.UnmarshalStrict(b, cfg); err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", file, err)
+	}
+	return cfg, nil
+}
+
+// validate finds every mistake, each with its field.
+func (c *Config) validate() error {
+	var errs field.ErrorList
+	bad := func(path, value, msg string) { errs = append(errs, field.Invalid(field.NewPath(path), value, msg)) }
+	if len(c.Name) == 0 || len(c.Name) > 7 || len(utilvalidation.IsDNS1123Label(c.Name)) > 0 || strings.Contains(c.Name, "-") {
+		bad("name", c.Name, "must be 1 to 7 lower-case letters and digits")
+	}
+	for path, v := range map[string]string{"dataDir": c.DataDir, "runDir": c.RunDir} {
+		if !filepath.IsAbs(v) {
+			bad(path, v, "must be an absolute path")
+		}
+	}
+	if _, ok := logLevels[c.LogLevel]; !ok {
+		bad("logLevel", c.LogLevel, "must be debug, info, warn or error")
+	}
+	for path, v := range map[string]string{"api.listen": c.API.Listen, "node.listen": c.Node.Listen} {
+		if _, _, err := net.SplitHostPort(v); err != nil {
+			bad(path, v, "must be host:port or :port")
+		}
+	}
+	if msgs := utilvalidation.IsDNS1123Subdomain(c.Node.Name); len(msgs) > 0 {
+		bad("node.name", c.Node.Name, msgs[0])
+	}
+	if _, err := netip.ParseAddr(c.Node.IP); err != nil {
+		bad("node.ip", c.Node.IP, "must be an IP address")
+	}
+	if c.Node.MaxPods < 1 {
+		errs = append(errs, field.Invalid(field.NewPath("node.maxPods"), c.Node.MaxPods, "must be at least 1"))
+	}
+	for path, v := range map[string]string{"network.podCIDR": c.Network.PodCIDR, "network.nodePodCIDR": c.Network.NodePodCIDR, "network.serviceCIDR": c.Network.ServiceCIDR} {
+		if p, err := netip.ParsePrefix(v); err != nil || !p.Addr().Is4() || p.Bits() > 28 {
+			bad(path, v, "must be an IPv4 prefix of at most 28 bits, such as 10.244.0.0/16")
+		}
+	}
+	var lo, hi int32
+	if n, err := fmt.Sscanf(c.Network.NodePorts, "%d-%d", &lo, &hi); n != 2 || err != nil || lo < 1 || hi > 65535 || lo > hi {
+		bad("network.nodePorts", c.Network.NodePorts, "must be a range such as 30000-32767")
+	}
+	if err := errs.ToAggregate(); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	return nil
+}

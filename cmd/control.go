@@ -1,0 +1,279 @@
+package cmd
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	k8sruntime "k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+
+	"knarr.dev/knarr/api"
+	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver"
+	"knarr.dev/knarr/apiserver/admission"
+	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/registry"
+	"knarr.dev/knarr/apiserver/watchcache"
+	"knarr.dev/knarr/client"
+	"knarr.dev/knarr/cmd/local"
+	"knarr.dev/knarr/kit/pki"
+	"knarr.dev/knarr/store"
+)
+
+// controlPlane is the store and the API server.
+type controlPlane struct {
+	store    store.Store
+	registry *registry.Registry
+	server   *apiserver.Server
+	local    *local.Server
+	ca       *pki.Authority
+	admin    *pki.Pair
+	kubelet  *pki.Pair // the API server's client certificate for agents
+	listener net.Listener
+	tls      *tls.Config
+}
+
+// issuer names the service account tokens' issuer.
+func (c *Config) issuer() string { return "https://kubernetes.default.svc." + c.Network.Domain }
+
+// openControlPlane loads the state and binds the API's port; nothing runs yet.
+func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *controlPlane, err error) {
+	cp = &controlPlane{}
+	defer func() {
+		if err != nil {
+			cp.close()
+		}
+	}()
+	// The port first: it is the likeliest thing to be taken, and cheap to find out.
+	if cp.listener, err = listen("api.listen", cfg.API.Listen); err != nil {
+		return cp, err
+	}
+	if cp.store, err = openStore(ctx, cfg); err != nil {
+		return cp, err
+	}
+	pkiDir := filepath.Join(cfg.DataDir, "pki")
+	if cp.ca, err = pki.Open(pkiDir, time.Now); err != nil {
+		return cp, err
+	}
+	if err := cp.certificates(cfg); err != nil {
+		return cp, err
+	}
+	sealer, err := store.OpenSealer(filepath.Join(pkiDir, "secrets.key"))
+	if err != nil {
+		return cp, err
+	}
+	tokens, err := auth.OpenTokens(filepath.Join(pkiDir, "sa.key"), cfg.issuer(), time.Now)
+	if err != nil {
+		return cp, err
+	}
+	var lo, hi int32
+	if _, err := fmt.Sscanf(cfg.Network.NodePorts, "%d-%d", &lo, &hi); err != nil {
+		return cp, fmt.Errorf("network.nodePorts %q: %w", cfg.Network.NodePorts, err)
+	}
+	look := &lookup{}
+	cp.registry, err = registry.Open(ctx, registry.Config{
+		Store: cp.store, Sealer: sealer, Kinds: api.Kinds(), SingleServer: len(cfg.Store.Endpoints) == 0,
+		Services: registry.ServiceRanges{ClusterIPs: netip.MustParsePrefix(cfg.Network.ServiceCIDR), NodePortMin: lo, NodePortMax: hi},
+		Admit:    admission.List(admission.Deps{Lookup: look.one, Each: look.each, Now: time.Now}),
+		Now:      time.Now, Log: log,
+	})
+	if err != nil {
+		return cp, err
+	}
+	look.reg = cp.registry
+	tokens.Live = look.live
+	rbac := &auth.RBAC{Roles: look}
+	cp.local = &local.Server{Registry: cp.registry, Authz: rbac, Tokens: tokens, Now: time.Now}
+	cp.server = apiserver.New(ctx, apiserver.Config{
+		Registry: cp.registry, Authn: &auth.Authenticator{Tokens: tokens}, Authz: rbac, Tokens: tokens, Version: apiVersion(),
+		Kubelet: apiserver.Kubelet{Transport: cp.kubeletTransport()}, Now: time.Now, Log: log,
+	})
+	return cp, nil
+}
+
+func (cp *controlPlane) close() {
+	if cp.listener != nil {
+		cp.listener.Close()
+	}
+	if cp.store != nil {
+		cp.store.Close()
+	}
+}
+
+// listen binds a TCP address; field names it in the error.
+func listen(field, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: stop what uses it, or choose another address", field, err)
+	}
+	return l, nil
+}
+
+func openStore(ctx context.Context, cfg *Config) (store.Store, error) {
+	if len(cfg.Store.Endpoints) == 0 {
+		return store.OpenEmbedded(ctx, filepath.Join(cfg.DataDir, "store"))
+	}
+	c := clientv3.Config{Endpoints: cfg.Store.Endpoints, DialTimeout: 5 * time.Second}
+	if cfg.Store.CAFile != "" {
+		pool := x509.NewCertPool()
+		pem, err := os.ReadFile(cfg.Store.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("store.caFile: %w", err)
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("store.caFile %s: no certificate in it", cfg.Store.CAFile)
+		}
+		c.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+		if cfg.Store.CertFile != "" {
+			pair, err := tls.LoadX509KeyPair(cfg.Store.CertFile, cfg.Store.KeyFile)
+			if err != nil {
+				return nil, fmt.Errorf("store.certFile: %w", err)
+			}
+			c.TLS.Certificates = []tls.Certificate{pair}
+		}
+	}
+	return store.OpenEtcd(ctx, c)
+}
+
+// certificates issues what this process needs; they live in memory, anew at each
+// start.
+func (cp *controlPlane) certificates(cfg *Config) error {
+	serviceIP := netip.MustParsePrefix(cfg.Network.ServiceCIDR).Masked().Addr().Next()
+	names := []string{"localhost", cfg.Node.Name, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + cfg.Network.Domain}
+	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, net.ParseIP(cfg.Node.IP), net.IP(serviceIP.AsSlice()), net.IP(gateway(cfg).AsSlice())}
+	for _, n := range cfg.API.Names {
+		if ip := net.ParseIP(n); ip != nil {
+			ips = append(ips, ip)
+		} else {
+			names = append(names, n)
+		}
+	}
+	server, err := cp.ca.Server("kube-apiserver", nil, names, ips)
+	if err != nil {
+		return err
+	}
+	if cp.admin, err = cp.ca.Client("kubernetes-admin", auth.GroupMasters); err != nil {
+		return err
+	}
+	if cp.kubelet, err = cp.ca.Client("kube-apiserver-kubelet-client", auth.GroupMasters); err != nil {
+		return err
+	}
+	cp.tls = &tls.Config{
+		Certificates: []tls.Certificate{server.TLS}, MinVersion: tls.VersionTLS12,
+		ClientCAs: cp.ca.Pool(), ClientAuth: tls.VerifyClientCertIfGiven, NextProtos: []string{"h2", "http/1.1"},
+	}
+	return nil
+}
+
+// gateway is the first address of the node's pod range: the node as pods see it.
+func gateway(cfg *Config) netip.Addr {
+	return netip.MustParsePrefix(cfg.Network.NodePodCIDR).Masked().Addr().Next()
+}
+
+func (cp *controlPlane) kubeletTransport() http.RoundTripper {
+	return &http.Transport{
+		TLSClientConfig:     &tls.Config{RootCAs: cp.ca.Pool(), Certificates: []tls.Certificate{cp.kubelet.TLS}, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second,
+	}
+}
+
+// serverURL is where this machine's clients reach the API.
+func (cp *controlPlane) serverURL() string {
+	addr := cp.listener.Addr().(*net.TCPAddr)
+	host := addr.IP.String()
+	if addr.IP.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "https://" + net.JoinHostPort(host, fmt.Sprint(addr.Port))
+}
+
+func apiVersion() version.Info {
+	return version.Info{
+		Major: "1", Minor: "36", EmulationMajor: "1", EmulationMinor: "36", MinCompatibilityMajor: "1", MinCompatibilityMinor: "35",
+		GitVersion: "v1.36.3+knarr", GitTreeState: "clean", GoVersion: runtime.Version(), Compiler: runtime.Compiler,
+		Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}
+}
+
+// lookup reads the registry's caches for admission and authorization.
+type lookup struct{ reg *registry.Registry }
+
+func (l *lookup) one(gvr k8sruntime.GroupVersionResource, namespace, name string) kind.Object {
+	res := l.reg.Resource(gvr)
+	if res == nil {
+		return nil
+	}
+	key := name
+	if res.Namespaced {
+		key = namespace + "/" + name
+	}
+	if it := res.Cache.Get(key); it != nil {
+		return it.Object
+	}
+	return nil
+}
+
+func (l *lookup) each(gvr k8sruntime.GroupVersionResource, namespace string, visit func(kind.Object) bool) {
+	res := l.reg.Resource(gvr)
+	if res == nil {
+		return
+	}
+	prefix := ""
+	if namespace != "" {
+		prefix = namespace + "/"
+	}
+	res.Cache.Snapshot().Ascend(prefix, "", func(i *watchcache.Item) bool { return visit(i.Object) })
+}
+
+var rbacVersion = rbacv1.SchemeGroupVersion
+
+func (l *lookup) ClusterRoleBindings(visit func(*rbacv1.ClusterRoleBinding) bool) {
+	l.each(rbacVersion.WithResource("clusterrolebindings"), "", func(o kind.Object) bool { return visit(o.(*rbacv1.ClusterRoleBinding)) })
+}
+
+func (l *lookup) RoleBindings(namespace string, visit func(*rbacv1.RoleBinding) bool) {
+	l.each(rbacVersion.WithResource("rolebindings"), namespace, func(o kind.Object) bool { return visit(o.(*rbacv1.RoleBinding)) })
+}
+
+func (l *lookup) ClusterRole(name string) (*rbacv1.ClusterRole, bool) {
+	r, ok := l.one(rbacVersion.WithResource("clusterroles"), "", name).(*rbacv1.ClusterRole)
+	return r, ok
+}
+
+func (l *lookup) Role(namespace, name string) (*rbacv1.Role, bool) {
+	r, ok := l.one(rbacVersion.WithResource("roles"), namespace, name).(*rbacv1.Role)
+	return r, ok
+}
+
+// live tells whether what a token is bound to still exists.
+func (l *lookup) live(b auth.Bound) error {
+	sa, ok := l.one(client.ServiceAccounts, b.Namespace, b.ServiceAccount.Name).(*corev1.ServiceAccount)
+	if !ok || sa.UID != b.ServiceAccount.UID {
+		return errors.New("service account does not exist any more")
+	}
+	if b.Pod != nil {
+		if pod, ok := l.one(client.Pods, b.Namespace, b.Pod.Name).(*corev1.Pod); !ok || pod.UID != b.Pod.UID {
+			return errors.New("pod does not exist any more")
+		}
+	}
+	if b.Secret != nil {
+		if s, ok := l.one(client.Secrets, b.Namespace, b.Secret.Name).(*corev1.Secret); !ok || s.UID != b.Secret.UID {
+			return errors.New("secret does not exist any more")
+		}
+	}
+	return nil
+}
