@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
 
 	"knarr.dev/knarr/agent/pod"
 	"knarr.dev/knarr/agent/podspec"
@@ -23,6 +24,7 @@ const (
 	firstReconnect = 20 * time.Millisecond
 	maxReconnect   = 5 * time.Second
 	relistEvery    = 10 * time.Second
+	streamSettles  = time.Second
 )
 
 // pods keeps one actor for each pod of the node and hands events to them.
@@ -222,6 +224,7 @@ func (p *pods) follow(ctx context.Context) error {
 	for ctx.Err() == nil {
 		stream, err := p.deps.CRI.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
 		if err == nil {
+			settle := p.catchUp()
 			for {
 				ev, recvErr := stream.Recv()
 				if recvErr != nil {
@@ -231,6 +234,7 @@ func (p *pods) follow(ctx context.Context) error {
 				delay = firstReconnect
 				p.event(ev)
 			}
+			settle.Stop()
 		}
 		if ctx.Err() != nil {
 			break
@@ -242,9 +246,15 @@ func (p *pods) follow(ctx context.Context) error {
 			break
 		}
 		delay = min(2*delay, max(maxReconnect, delay))
-		p.relist(ctx)
 	}
 	return ctx.Err()
+}
+
+// catchUp lists the runtime after a stream was opened: once now and once when the
+// runtime has surely begun to send, for the stream does not say when it does.
+func (p *pods) catchUp() clock.Timer {
+	p.relist()
+	return p.deps.Clock.AfterFunc(streamSettles, p.relist)
 }
 
 func (p *pods) event(ev *runtimeapi.ContainerEventResponse) {
@@ -259,13 +269,9 @@ func (p *pods) event(ev *runtimeapi.ContainerEventResponse) {
 	}
 }
 
-func (p *pods) relist(ctx context.Context) {
-	v, err := view.List(ctx, p.deps.CRI, "")
-	if err != nil {
-		return
-	}
-	for uid, a := range p.all() {
-		a.Refresh(v[uid])
+func (p *pods) relist() {
+	for _, a := range p.all() {
+		a.Refresh()
 	}
 }
 

@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -62,11 +63,17 @@ type Reporter struct {
 	mu    sync.Mutex
 	node  *corev1.Node // last known state, nil before registration
 	wrote time.Time    // last status write
+
+	registered chan struct{} // closed once node is known
+	once       sync.Once
 }
+
+// errNotReady makes the reporter look again soon.
+var errNotReady = errors.New("the node is not ready yet")
 
 // New returns a reporter.
 func New(cfg Config) *Reporter {
-	r := &Reporter{cfg: cfg}
+	r := &Reporter{cfg: cfg, registered: make(chan struct{})}
 	r.cfg.Capacity = maps.Clone(cfg.Capacity)
 	if _, ok := r.cfg.Capacity[corev1.ResourcePods]; !ok {
 		r.cfg.Capacity[corev1.ResourcePods] = quantity(int64(cfg.MaxPods))
@@ -89,7 +96,14 @@ func (r *Reporter) Node() *corev1.Node {
 func (r *Reporter) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.retry(ctx, checkInterval, r.report) })
-	g.Go(func() error { return r.retry(ctx, leaseRenewal, r.renew) })
+	g.Go(func() error {
+		select {
+		case <-r.registered:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		return r.retry(ctx, leaseRenewal, r.renew)
+	})
 	return g.Wait()
 }
 
@@ -100,7 +114,9 @@ func (r *Reporter) retry(ctx context.Context, every time.Duration, fn func(conte
 		err := fn(ctx)
 		wait := every
 		if err != nil && ctx.Err() == nil {
-			r.cfg.Log.Warn("the node could not report; it will be tried again", "node", r.cfg.Name, "error", err)
+			if !errors.Is(err, errNotReady) {
+				r.cfg.Log.Warn("the node could not report; it will be tried again", "node", r.cfg.Name, "error", err)
+			}
 			wait, delay = delay, min(2*delay, maxRetry)
 		} else {
 			delay = firstRetry
@@ -128,8 +144,14 @@ func (r *Reporter) report(ctx context.Context) error {
 	have := r.Node()
 	status := r.merge(have, want)
 	now := r.cfg.Clock.Now()
+	result := error(nil)
+	for _, c := range want.Conditions {
+		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+			result = errNotReady
+		}
+	}
 	if !changed(have.Status, status) && now.Sub(r.wrote) < statusInterval {
-		return nil
+		return result
 	}
 	got, err := r.patch(ctx, have, status)
 	if apierrors.IsNotFound(err) {
@@ -142,13 +164,16 @@ func (r *Reporter) report(ctx context.Context) error {
 	}
 	r.wrote = now
 	r.set(got)
-	return nil
+	return result
 }
 
 func (r *Reporter) set(n *corev1.Node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.node = n
+	if n != nil {
+		r.once.Do(func() { close(r.registered) })
+	}
 }
 
 // register makes the Node object, or takes over the one that is there.

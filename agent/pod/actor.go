@@ -85,6 +85,7 @@ type Actor struct {
 
 	pod      *corev1.Pod
 	view     *view.Pod
+	version  int  // counts what was learnt of the runtime
 	gone     bool // no longer in the API
 	terminal *status.Terminal
 	shared   snapshot
@@ -196,9 +197,10 @@ func (a *Actor) Runtime(ev *runtimeapi.ContainerEventResponse) {
 	a.box.post(func() { a.observe(ev) })
 }
 
-// Refresh gives the actor the whole of what the runtime has.
-func (a *Actor) Refresh(v *view.Pod) {
-	a.box.post(func() { a.replace(v) })
+// Refresh has the actor read what the runtime has of its pod, because events may
+// have been missed.
+func (a *Actor) Refresh() {
+	a.box.post(a.relist)
 }
 
 // ObjectChanged tells the actor that a ConfigMap or Secret that its pod refers to

@@ -121,8 +121,9 @@ func (a *Actor) kill(c *view.Container, why string, grace *int64) {
 				a.see(&view.Container{ContainerStatus: st, SandboxID: c.SandboxID})
 			}
 			if err != nil && !a.stopping {
-				a.retry["\x00kill"] = a.d.Clock.Now().Add(stopRetry)
-				a.log.Warn("could not stop a container; it will be tried again", "container", c.Metadata.GetName(), "error", err)
+				// Fresh probes find it unhealthy again.
+				delete(a.probes, c.Id)
+				a.log.Warn("could not stop a container; it stays until its probes fail again", "container", c.Metadata.GetName(), "error", err)
 			}
 		}
 	})
@@ -133,21 +134,26 @@ func (a *Actor) recreate() {
 	if a.tasks["recreate"] != nil {
 		return
 	}
-	pod, v := a.pod, a.view
+	pod, v, version := a.pod, a.view, a.version
 	a.event(corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	a.do("recreate", true, func(ctx context.Context) func() {
 		err := a.stopPod(ctx, pod, v, a.gracePeriod(), nil)
 		if err != nil {
 			a.log.Warn("could not stop containers of a dead sandbox", "error", err)
 		}
-		return a.relisting(ctx)
+		return a.relisting(ctx, version)
 	})
 }
 
 // relisting reads the pod's whole state; the result is applied in the actor.
-func (a *Actor) relisting(ctx context.Context) func() {
+func (a *Actor) relisting(ctx context.Context, version int) func() {
 	fresh, err := view.List(ctx, a.d.CRI, a.uid())
 	return func() {
+		if err == nil && a.version != version {
+			// Something was learnt meanwhile that the listing may not hold yet.
+			a.relist()
+			return
+		}
 		if err != nil {
 			if a.ctx.Err() == nil {
 				a.log.Warn("the runtime could not be asked for the pod's containers", "error", err)

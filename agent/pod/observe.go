@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -81,6 +82,7 @@ func (a *Actor) see(c *view.Container) {
 	if c.Metadata.GetName() == "" {
 		return
 	}
+	a.version++
 	a.view = a.view.With(c)
 	a.note(c)
 }
@@ -91,6 +93,7 @@ func (a *Actor) seeSandbox(s *runtimeapi.PodSandboxStatus) {
 			return
 		}
 	}
+	a.version++
 	a.view = a.view.WithSandbox(s)
 }
 
@@ -109,7 +112,8 @@ func (a *Actor) replace(v *view.Pod) {
 
 // relist reads the pod's whole state from the runtime.
 func (a *Actor) relist() {
-	a.do("relist", false, a.relisting)
+	version := a.version
+	a.do("relist", false, func(ctx context.Context) func() { return a.relisting(ctx, version) })
 }
 
 // note draws the conclusions from a container's end.

@@ -48,19 +48,31 @@ func (a *Actor) terminate() {
 	if a.tasks["stop"] != nil || a.tasks["relist"] != nil {
 		return
 	}
-	a.stopped = true
 	if a.cleaned {
 		return
 	}
-	boxes, uid := a.view.Sandboxes, a.uid()
+	uid := a.uid()
 	a.do("cleanup", false, func(ctx context.Context) func() {
-		err := a.d.cleanup(ctx, boxes, uid)
+		// Calls that were cut off when stopping began may have had an effect.
+		all, err := view.List(ctx, a.d.CRI, uid)
+		fresh := all[uid]
+		if fresh == nil {
+			fresh = &view.Pod{}
+		}
+		if err == nil && fresh.AnyRunning() {
+			return func() { a.replace(fresh) }
+		}
+		boxes := fresh.Sandboxes
+		if err == nil {
+			err = a.d.cleanup(ctx, boxes, uid)
+		}
 		return func() {
 			if err != nil {
 				a.failedStop("clean up", err)
 				return
 			}
-			a.cleaned = true
+			a.stopped, a.cleaned = true, true
+			a.replace(fresh)
 			for _, b := range boxes {
 				down := proto.Clone(b).(*runtimeapi.PodSandboxStatus)
 				down.State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
