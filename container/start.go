@@ -80,7 +80,10 @@ func (s *Server) start(ctx context.Context, c *container) error {
 	held = append(held, out.held()...)
 	if err := errors.Join(s.holder.Put(c.ID, held...), save(s.containerRecord(c.ID), &c.containerRecord)); err != nil {
 		// Without these it could not be taken up again.
-		return errors.Join(err, c.group.Kill())
+		err = errors.Join(err, c.group.Kill())
+		_, waited := child.Wait(context.WithoutCancel(ctx))
+		c.release()
+		return errors.Join(err, waited)
 	}
 	return nil
 }
@@ -157,7 +160,7 @@ func (s *Server) spec(c *container) (*oci.Spec, error) {
 		},
 		ReadonlyRootfs: sec.GetReadonlyRootfs(), Privileged: sec.GetPrivileged(),
 		SharedMemory: c.pod.spaces.SharedMemory, Process: *proc, TTY: conf.GetTty(),
-		OOMScoreAdj: int(conf.GetLinux().GetResources().GetOomScoreAdj()),
+		OOMScoreAdj: c.oomScore(),
 		Namespaces:  oci.Namespaces{Network: c.pod.spaces.Network, IPC: c.pod.spaces.IPC, UTS: c.pod.spaces.UTS, Cgroup: !sec.GetPrivileged()},
 	}
 	if spec.Cwd == "" {
@@ -238,6 +241,13 @@ func (s *Server) environment(c *container) []string {
 		set("HOME", home)
 	}
 	return env
+}
+
+// oomScore is read under mu, as the resources may be changed at any time.
+func (c *container) oomScore() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return int(c.config().GetLinux().GetResources().GetOomScoreAdj())
 }
 
 func (s *Server) pidNamespace(c *container) (string, error) {

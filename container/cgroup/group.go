@@ -64,8 +64,8 @@ func (g Group) v2() string {
 	return filepath.Join(g.layout.V2, g.path)
 }
 
-// Create makes the group and its missing parents. It returns the topmost
-// group that had to be made, for [Group.Prune] later.
+// Create makes the group and its missing parents; [Group.Prune] removes them
+// again when they are empty.
 func (g Group) Create() error {
 	for _, d := range g.dirs() {
 		if err := os.MkdirAll(d, 0o755); err != nil {
