@@ -292,7 +292,9 @@ func TestProbesDriveReadinessAndRestarts(t *testing.T) {
 	alive.Store(false)
 	w.event("Normal Killing Container c failed liveness probe, will be restarted")
 	alive.Store(true)
-	w.wait("p", "restarted", func(p *corev1.Pod) bool { return p != nil && p.Status.ContainerStatuses[0].RestartCount == 1 && ready(p) })
+	w.wait("p", "restarted", func(p *corev1.Pod) bool {
+		return p != nil && p.Status.ContainerStatuses[0].RestartCount == 1 && ready(p)
+	})
 }
 
 type drainer struct {
@@ -357,7 +359,9 @@ func TestDeadSandboxIsReplaced(t *testing.T) {
 		l := r.Containers("c")
 		return len(l) == 2 && l[1].Sandbox != l[0].Sandbox
 	})
-	w.wait("p", "ready again", func(p *corev1.Pod) bool { return p != nil && ready(p) && p.Status.ContainerStatuses[0].RestartCount == 1 })
+	w.wait("p", "ready again", func(p *corev1.Pod) bool {
+		return p != nil && ready(p) && p.Status.ContainerStatuses[0].RestartCount == 1
+	})
 }
 
 func TestBrokenEventStreamIsRelisted(t *testing.T) {

@@ -240,4 +240,6 @@ func (r *Runtime) call(method, detail string) error {
 	return nil
 }
 
-func notFound(kind, id string) error { return status.Errorf(codes.NotFound, "%s %q not found", kind, id) }
+func notFound(kind, id string) error {
+	return status.Errorf(codes.NotFound, "%s %q not found", kind, id)
+}

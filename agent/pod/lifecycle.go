@@ -184,4 +184,3 @@ func (a *Actor) forget(id string) {
 	delete(a.hooked, id)
 	delete(a.messages, id)
 }
-

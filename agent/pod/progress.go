@@ -109,11 +109,11 @@ func (a *Actor) bring(c *corev1.Container, prepared bool) {
 	if a.tasks["start/"+name] != nil {
 		return
 	}
-	if until, held := a.backoff(c); held {
+	if until := a.retry[name]; a.d.Clock.Now().Before(until) {
 		a.at(until)
 		return
 	}
-	if until := a.retry[name]; a.d.Clock.Now().Before(until) {
+	if until, held := a.backoff(c); held {
 		a.at(until)
 		return
 	}

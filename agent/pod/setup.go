@@ -201,4 +201,3 @@ func (d *Deps) writeHosts(pod *corev1.Pod, ips []string) (string, error) {
 	}
 	return path, nil
 }
-

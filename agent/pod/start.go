@@ -126,8 +126,9 @@ func (a *Actor) began(c *corev1.Container, sandbox string, st *runtimeapi.Contai
 		a.waiting[c.Name] = status.Waiting{Reason: se.reason, Message: se.message}
 		a.retry[c.Name] = a.d.Clock.Now().Add(startRetry)
 		if st != nil {
-			// The dead container is there: the crash back-off governs.
-			delete(a.retry, c.Name)
+			// The dead container is there: the crash back-off governs, once the
+			// reason has been shown.
+			a.retry[c.Name] = a.d.Clock.Now().Add(time.Second)
 		}
 		return
 	}
