@@ -24,8 +24,9 @@ func mode(item, def *int32) fs.FileMode {
 	return defaultMode
 }
 
-// project chooses keys of an object's data as files.
-func project(kind string, data map[string][]byte, items []corev1.KeyToPath, def *int32, optional bool) (map[string]file, error) {
+// project chooses keys of an object's data as files. missing begins the message
+// about a key that is not there.
+func project(missing string, data map[string][]byte, items []corev1.KeyToPath, def *int32, optional bool) (map[string]file, error) {
 	out := map[string]file{}
 	if len(items) == 0 {
 		for k, v := range data {
@@ -39,7 +40,7 @@ func project(kind string, data map[string][]byte, items []corev1.KeyToPath, def 
 			if optional {
 				continue
 			}
-			return nil, fmt.Errorf("%s references non-existent key: %s", kind, it.Key)
+			return nil, fmt.Errorf("%s key: %s", missing, it.Key)
 		}
 		out[it.Path] = file{data: v, mode: mode(it.Mode, def)}
 	}
@@ -61,7 +62,7 @@ func (m *Manager) configMap(ctx context.Context, pod *corev1.Pod, name string, i
 	for k, v := range cm.BinaryData {
 		data[k] = v
 	}
-	return project("configmap", data, items, def, optional)
+	return project("configmap references non-existent config", data, items, def, optional)
 }
 
 func (m *Manager) secret(ctx context.Context, pod *corev1.Pod, name string, items []corev1.KeyToPath, def *int32, optional bool) (map[string]file, error) {
@@ -72,7 +73,7 @@ func (m *Manager) secret(ctx context.Context, pod *corev1.Pod, name string, item
 	if err != nil {
 		return nil, err
 	}
-	return project("references", s.Data, items, def, optional)
+	return project("references non-existent secret", s.Data, items, def, optional)
 }
 
 func (m *Manager) downward(pod *corev1.Pod, items []corev1.DownwardAPIVolumeFile, def *int32) (map[string]file, error) {
