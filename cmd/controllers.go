@@ -1,0 +1,9 @@
+package cmd
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+)
+
+func (c *cluster) runControllers(context.Context, *errgroup.Group) {}
