@@ -112,7 +112,7 @@ func New(cfg Config) (*Agent, error) {
 	a.deps = &pod.Deps{
 		Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, Images: images.New(cfg.CRI, cfg.Clock),
 		Volumes: volumes.New(volumes.Config{Root: cfg.Root, NodeName: cfg.NodeName, Client: cfg.Client, Objects: a.objects,
-			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Log: cfg.Log}),
+			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Images: a.ensureImage, Log: cfg.Log}),
 		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, CgroupRoot: cfg.CgroupRoot, NodeIPs: ips,
 		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Memory: capacity.Memory().Value(),
 		Allocatable: a.node.Allocatable, Clock: cfg.Clock, Log: cfg.Log,
@@ -157,6 +157,15 @@ func port(l net.Listener) int32 {
 		return int32(a.Port)
 	}
 	return 0
+}
+
+// ensureImage serves volumes that show an image.
+func (a *Agent) ensureImage(ctx context.Context, pod *corev1.Pod, image string, policy corev1.PullPolicy) (string, error) {
+	img, err := a.deps.Ensure(ctx, pod, image, policy)
+	if err != nil {
+		return "", err
+	}
+	return img.Ref, nil
 }
 
 // Run runs the node's pods until ctx ends. Containers go on running then.

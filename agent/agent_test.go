@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"knarr.dev/knarr/agent/critest"
 	"knarr.dev/knarr/agent/logs"
@@ -446,5 +447,68 @@ func BenchmarkPodToRunning(b *testing.B) {
 		w.delete(name, nil)
 		w.gone(name)
 		b.StartTimer()
+	}
+}
+
+func TestCrashBackoffDoublesAndEnds(t *testing.T) {
+	clk := clocktesting.NewFakeClock(time.Now())
+	w := newWorld(t, withClock(clk))
+	w.run()
+	w.pod("p", nil)
+	w.wait("p", "running", running)
+	count := func(n int32) func(*corev1.Pod) bool {
+		return func(p *corev1.Pod) bool {
+			return p != nil && p.Status.ContainerStatuses[0].RestartCount == n && p.Status.ContainerStatuses[0].State.Running != nil
+		}
+	}
+	w.cri.ExitAt("c", 1, clk.Now())
+	w.wait("p", "restarted at once", count(1))
+	for i, delay := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+		delay *= time.Second
+		w.cri.ExitAt("c", 1, clk.Now())
+		p := w.wait("p", fmt.Sprintf("held for %s", delay), func(p *corev1.Pod) bool {
+			return waiting("CrashLoopBackOff")(p) && strings.HasPrefix(p.Status.ContainerStatuses[0].State.Waiting.Message, "back-off "+delay.String()+" ")
+		})
+		if got := p.Status.ContainerStatuses[0].LastTerminationState.Terminated; got == nil || got.ExitCode != 1 {
+			t.Fatalf("last state %+v", got)
+		}
+		clk.Step(delay)
+		w.wait("p", "restarted after the pause", count(int32(i+2)))
+	}
+	// A container that ran for ten minutes begins anew.
+	clk.Step(11 * time.Minute)
+	w.cri.ExitAt("c", 1, clk.Now())
+	w.wait("p", "restarted at once again", count(9))
+}
+
+// BenchmarkPodDelete measures from the deletion of a pod whose containers end at
+// once until it is gone from the API.
+func BenchmarkPodDelete(b *testing.B) {
+	w := newWorld(b)
+	w.run()
+	i := 0
+	for b.Loop() {
+		b.StopTimer()
+		i++
+		name := fmt.Sprintf("p%d", i)
+		w.pod(name, nil)
+		w.wait(name, "ready", ready)
+		b.StartTimer()
+		w.delete(name, nil)
+		w.gone(name)
+	}
+}
+
+func TestImageVolumeIsMountedByTheRuntime(t *testing.T) {
+	w := newWorld(t)
+	w.run()
+	w.pod("p", func(p *corev1.Pod) {
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "data:1"}}}}
+		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/data", SubPath: "sub"}}
+	})
+	w.wait("p", "ready", ready)
+	m := w.cri.Containers("c")[0].Config.Mounts[0]
+	if m.ContainerPath != "/data" || m.Image.GetImage() != "sha256:data:1" || m.ImageSubPath != "sub" || m.HostPath != "" || !m.Readonly {
+		t.Fatalf("mount %v", m)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"knarr.dev/knarr/agent/env"
 	"knarr.dev/knarr/agent/fieldref"
+	"knarr.dev/knarr/agent/volumes"
 	"knarr.dev/knarr/client"
 )
 
@@ -195,7 +196,8 @@ func (s *starting) mounts(vars map[string]string) ([]*runtimeapi.Mount, error) {
 				return nil, fmt.Errorf("failed to expand subPathExpr %q of volume mount %q", m.SubPathExpr, m.Name)
 			}
 		}
-		if sub != "" {
+		ref, isImage := volumes.ImageRef(host)
+		if sub != "" && !isImage {
 			var err error
 			if host, err = subPath(host, sub); err != nil {
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, s.c.Name, err)
@@ -206,6 +208,11 @@ func (s *starting) mounts(vars map[string]string) ([]*runtimeapi.Mount, error) {
 			target = "/" + target
 		}
 		hosts = hosts || target == "/etc/hosts"
+		if isImage {
+			out = append(out, &runtimeapi.Mount{ContainerPath: target, Readonly: true, ImageSubPath: sub,
+				Image: &runtimeapi.ImageSpec{Image: ref, UserSpecifiedImage: imageOf(s.pod, m.Name)}})
+			continue
+		}
 		out = append(out, &runtimeapi.Mount{
 			ContainerPath: target, HostPath: host, Readonly: m.ReadOnly, Propagation: propagation(m.MountPropagation),
 			RecursiveReadOnly: m.ReadOnly && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled,
@@ -237,6 +244,16 @@ func (s *starting) mounts(vars map[string]string) ([]*runtimeapi.Mount, error) {
 		out = append(out, &runtimeapi.Mount{ContainerPath: s.c.TerminationMessagePath, HostPath: s.message})
 	}
 	return out, nil
+}
+
+// imageOf is the image that a volume of the pod names.
+func imageOf(pod *corev1.Pod, volume string) string {
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; v.Name == volume && v.Image != nil {
+			return v.Image.Reference
+		}
+	}
+	return ""
 }
 
 // subPath resolves a path inside a volume. Links are resolved as if the volume

@@ -66,6 +66,12 @@ func (a *Actor) fetch(c *corev1.Container) {
 }
 
 func (d *Deps) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (*images.Image, error) {
+	return d.Ensure(ctx, pod, c.Image, c.ImagePullPolicy)
+}
+
+// Ensure makes sure of an image with the pod's credentials and reports to the
+// pod. The error is an *images.Error unless ctx ended.
+func (d *Deps) Ensure(ctx context.Context, pod *corev1.Pod, image string, policy corev1.PullPolicy) (*images.Image, error) {
 	var secrets []*corev1.Secret
 	for _, ref := range pod.Spec.ImagePullSecrets {
 		s, err := d.Objects.Secret(ctx, pod.Namespace, ref.Name)
@@ -77,7 +83,7 @@ func (d *Deps) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 		secrets = append(secrets, s)
 	}
 	return d.Images.Ensure(ctx, images.Request{
-		PodUID: string(pod.UID), Image: c.Image, Policy: c.ImagePullPolicy, Secrets: secrets,
+		PodUID: string(pod.UID), Image: image, Policy: policy, Secrets: secrets,
 		Event: func(t, reason, message string) { d.Recorder.Event(pod, t, reason, message) },
 	})
 }

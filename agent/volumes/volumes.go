@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,7 +30,10 @@ type Config struct {
 	Clock    clock.PassiveClock
 	// Node capacity answers resourceFieldRef of limits that a container does not set.
 	Allocatable func() corev1.ResourceList
-	Log         *slog.Logger
+	// Images ensures an image for a pod and returns its reference; nil: volumes
+	// of images are refused.
+	Images func(ctx context.Context, pod *corev1.Pod, image string, policy corev1.PullPolicy) (string, error)
+	Log    *slog.Logger
 }
 
 // Objects reads the API objects that volumes and environments refer to.
@@ -56,8 +60,27 @@ func (m *Manager) dir(pod *corev1.Pod, kind, name string) string {
 	return filepath.Join(m.PodDir(string(pod.UID)), "volumes", "kubernetes.io~"+kind, name)
 }
 
-// Prepared are the host paths of a pod's volumes by name.
+// Prepared are the host paths of a pod's volumes by name. Volumes that show an
+// image have no path: see ImageRef.
 type Prepared map[string]string
+
+// imagePrefix marks a volume that the runtime mounts from an image.
+const imagePrefix = "image:"
+
+// ImageRef tells whether a prepared volume is an image, and which.
+func ImageRef(path string) (ref string, ok bool) { return strings.CutPrefix(path, imagePrefix) }
+
+// image ensures the image behind a volume.
+func (m *Manager) image(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (string, error) {
+	if m.cfg.Images == nil {
+		return "", errors.New("image volumes are not supported by this node; copy the content with an init container")
+	}
+	policy := v.Image.PullPolicy
+	if policy == "" {
+		policy = corev1.PullIfNotPresent
+	}
+	return m.cfg.Images(ctx, pod, v.Image.Reference, policy)
+}
 
 // Prepare makes every volume of the pod. It returns what is ready and joins the
 // errors of what is not. refresh is when contents that age (service account
@@ -123,7 +146,8 @@ func (m *Manager) prepare(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 		p, err := m.claim(ctx, pod, v.PersistentVolumeClaim.ClaimName)
 		return p, time.Time{}, err
 	case v.Image != nil:
-		return "", time.Time{}, fmt.Errorf("image volumes are not supported by this node; copy the content with an init container")
+		ref, err := m.image(ctx, pod, v)
+		return imagePrefix + ref, time.Time{}, err
 	}
 	return "", time.Time{}, fmt.Errorf("volume %q has a type that this node does not support", v.Name)
 }
