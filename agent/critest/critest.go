@@ -166,6 +166,8 @@ func (r *Runtime) ExitAt(name string, code int32, at time.Time) {
 	list := r.named(name)
 	if len(list) > 0 {
 		c := r.containers[list[len(list)-1].Status.Id]
+		// The old status may be on its way to a client: it is not changed.
+		c.Status = clone(c.Status)
 		c.Status.FinishedAt = at.UnixNano()
 		r.exit(c, code, "")
 	}
