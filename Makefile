@@ -1,0 +1,40 @@
+# knarr: `make demo` shows it at work, `make test` passes all tests. Both install
+# what they need on a Debian machine.
+
+SHELL   := /bin/bash
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X knarr.dev/knarr/cmd.Version=$(VERSION)
+GO      := CGO_ENABLED=0 go
+
+.PHONY: build tools test bench demo demo-clean generate lint setup clean
+
+build: setup ## the one binary
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/knarr .
+
+tools: setup ## helpers of demo, tests and benchmarks
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/ ./test/hello ./test/load ./test/mkimage
+
+setup:
+	@./demo/setup
+
+test: build tools ## all tests; the last line counts them
+	./test/run
+
+bench: build tools ## figures, as a table
+	$(GO) run ./test/bench
+
+demo: build tools ## a cluster with a rolling update under load
+	./demo/run
+
+demo-clean: ## remove every trace of the demo
+	./demo/clean
+
+generate: ## committed objects: eBPF programs and the containers' init (needs clang and gcc)
+	go generate ./datapath/... ./container/...
+
+lint:
+	gofmt -l . | (! grep .)
+	go vet ./...
+
+clean:
+	rm -rf bin .cache
