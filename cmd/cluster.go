@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/agent"
 	"knarr.dev/knarr/agent/network"
@@ -59,6 +60,7 @@ func (c *Config) criSocket() string     { return filepath.Join(c.RunDir, "cri.so
 func (c *Config) containerRoot() string { return filepath.Join(c.DataDir, "containers") }
 func (c *Config) logRoot() string       { return filepath.Join(c.DataDir, "logs") }
 func (c *Config) pidFile() string       { return filepath.Join(c.RunDir, "knarr.pid") }
+func (c *Config) startedFile() string   { return filepath.Join(c.RunDir, "config.yaml") }
 
 func (c *Config) datapathConfig(log *slog.Logger) datapath.Config {
 	return datapath.Config{
@@ -106,6 +108,10 @@ func openCluster(ctx context.Context, cfg *Config, log *slog.Logger) (c *cluster
 		return nil, err
 	}
 	if c.agent, err = listen("node.listen", cfg.Node.Listen); err != nil {
+		return nil, err
+	}
+	// From here on something is made that "down" must find.
+	if err = cfg.noteStart(); err != nil {
 		return nil, err
 	}
 	var g errgroup.Group
@@ -210,7 +216,7 @@ func kindOf(o client.Object) schema.GroupVersionKind {
 }
 
 // run runs every part until ctx ends or one of them fails. ready is called once,
-// when the node is Ready.
+// when the cluster can be used.
 func (c *cluster) run(ctx context.Context, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	cp := c.control
@@ -312,23 +318,43 @@ func (c *cluster) authorizeAgent(r *http.Request) error {
 	return nil
 }
 
-// whenReady calls ready when the node's Ready condition is true.
+// whenReady calls ready when the cluster can be used: the node is Ready, and the
+// namespace "default" has what every pod needs.
 func (c *cluster) whenReady(ctx context.Context, ready func()) error {
-	done := make(chan struct{})
-	var once sync.Once
 	cl := c.control.local.As(auth.Component("system:knarr:up", auth.GroupMasters))
-	cancel := cl.Cache(client.Nodes, "metadata.name="+c.cfg.Node.Name).Subscribe(func(e client.Event) {
-		if n, ok := e.Object.(*corev1.Node); ok && nodeReady(n) {
-			once.Do(func() { close(done) })
+	for _, wanted := range []struct {
+		resource client.Resource
+		name     string
+		done     func(client.Object) bool
+	}{
+		{client.Nodes, c.cfg.Node.Name, func(o client.Object) bool { return nodeReady(o.(*corev1.Node)) }},
+		{client.ServiceAccounts, "default", func(o client.Object) bool { return o.GetNamespace() == "default" }},
+		{client.ConfigMaps, "kube-root-ca.crt", func(o client.Object) bool { return o.GetNamespace() == "default" }},
+	} {
+		if !await(ctx, cl.Cache(wanted.resource, "metadata.name="+wanted.name), wanted.done) {
+			return nil
+		}
+	}
+	ready()
+	return nil
+}
+
+// await blocks until an object of the cache satisfies done; false if ctx ended.
+func await(ctx context.Context, cache client.Cache, done func(client.Object) bool) bool {
+	seen := make(chan struct{})
+	var once sync.Once
+	cancel := cache.Subscribe(func(e client.Event) {
+		if e.Type != client.Deleted && done(e.Object) {
+			once.Do(func() { close(seen) })
 		}
 	})
 	defer cancel()
 	select {
-	case <-done:
-		ready()
+	case <-seen:
+		return true
 	case <-ctx.Done():
+		return false
 	}
-	return nil
 }
 
 func nodeReady(n *corev1.Node) bool {
@@ -340,10 +366,18 @@ func nodeReady(n *corev1.Node) bool {
 	return false
 }
 
-// writePID notes who runs the instance, for status and down.
-func (c *Config) writePID() error {
-	if err := os.WriteFile(c.pidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
-		return fmt.Errorf("note the process: %w", err)
+// noteStart writes down who runs the instance, and with which configuration, for
+// status and down.
+func (c *Config) noteStart() error {
+	b, err := yaml.Marshal(c)
+	if err == nil {
+		err = os.WriteFile(c.startedFile(), b, 0o600)
+	}
+	if err == nil {
+		err = os.WriteFile(c.pidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("note the start: %w", err)
 	}
 	return nil
 }

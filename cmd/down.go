@@ -21,7 +21,7 @@ import (
 
 func downCommand() *cobra.Command {
 	c := &cobra.Command{Use: "down", Short: "Stop a cluster and remove every trace of it from this machine", Args: cobra.NoArgs}
-	load := instanceFlags(c)
+	load := runningFlags(c)
 	keep := c.Flags().Bool("keep-data", false, "keep the data directory: the next up has the same objects and images")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, err := load()

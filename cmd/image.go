@@ -20,7 +20,7 @@ func imageCommand() *cobra.Command {
 
 func imageList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the images on this node", Args: cobra.NoArgs}
-	load := instanceFlags(c)
+	load := runningFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, err := load()
 		if err != nil {
@@ -49,7 +49,7 @@ func imageList() *cobra.Command {
 
 func imageImport() *cobra.Command {
 	c := &cobra.Command{Use: "import FILE...", Short: "Import OCI layout folders or docker-archive files, without a registry", Args: cobra.MinimumNArgs(1)}
-	load := instanceFlags(c)
+	load := runningFlags(c)
 	c.RunE = func(c *cobra.Command, files []string) error {
 		cfg, err := load()
 		if err != nil {

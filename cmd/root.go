@@ -74,11 +74,7 @@ func instanceFlags(c *cobra.Command) (load func() (*Config, error)) {
 	f.StringVar(&set.RunDir, "run-dir", d.RunDir, "sockets and other volatile state")
 	f.StringVar(&set.LogLevel, "log-level", d.LogLevel, "debug, info, warn or error")
 	f.StringVar(&set.API.Kubeconfig, "kubeconfig", d.API.Kubeconfig, "kubeconfig to merge access into; empty: none")
-	return func() (*Config, error) {
-		cfg, err := loadConfig(file, f.Changed("config"))
-		if err != nil {
-			return nil, err
-		}
+	override := func(cfg *Config) {
 		for name, apply := range map[string]func(){
 			"name":       func() { cfg.Name = set.Name },
 			"data-dir":   func() { cfg.DataDir = set.DataDir },
@@ -90,14 +86,42 @@ func instanceFlags(c *cobra.Command) (load func() (*Config, error)) {
 				apply()
 			}
 		}
-		// An instance with a name or data of its own gets its own run directory.
+		// An instance with a name of its own gets its own directories.
 		if cfg.RunDir == defaultRunDir && cfg.Name != d.Name {
 			cfg.RunDir = defaultRunDir + "-" + cfg.Name
 		}
 		if cfg.DataDir == defaultDataDir && cfg.Name != d.Name {
 			cfg.DataDir = defaultDataDir + "-" + cfg.Name
 		}
+	}
+	return func() (*Config, error) {
+		cfg, err := loadConfig(file, f.Changed("config"))
+		if err != nil {
+			return nil, err
+		}
+		override(cfg)
 		return cfg, nil
+	}
+}
+
+// runningFlags are instanceFlags for verbs that deal with an instance that has
+// been started: what "up" was given then is in force, not the file.
+func runningFlags(c *cobra.Command) (load func() (*Config, error)) {
+	ask := instanceFlags(c)
+	return func() (*Config, error) {
+		cfg, err := ask()
+		if err != nil {
+			return nil, err
+		}
+		started, err := loadConfig(cfg.startedFile(), false)
+		if err != nil {
+			return nil, err
+		}
+		if started.RunDir != cfg.RunDir || started.Name != cfg.Name {
+			return cfg, nil // it has never been started, or its directory is gone
+		}
+		started.LogLevel, started.API.Kubeconfig = cfg.LogLevel, cfg.API.Kubeconfig
+		return started, nil
 	}
 }
 

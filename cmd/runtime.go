@@ -53,7 +53,7 @@ API server and agent. Containers go on when it ends.`, Args: cobra.NoArgs,
 		if err != nil {
 			return err
 		}
-		if err := cfg.writePID(); err != nil {
+		if err := cfg.noteStart(); err != nil {
 			return err
 		}
 		defer os.Remove(cfg.pidFile())

@@ -17,7 +17,7 @@ import (
 
 func statusCommand() *cobra.Command {
 	c := &cobra.Command{Use: "status", Short: "Tell how this machine's cluster fares", Args: cobra.NoArgs}
-	load := instanceFlags(c)
+	load := runningFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, err := load()
 		if err != nil {

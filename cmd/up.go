@@ -90,9 +90,6 @@ func up(parent context.Context, cfg *Config, out io.Writer) error {
 		return err
 	}
 	defer c.close()
-	if err := cfg.writePID(); err != nil {
-		return err
-	}
 	defer os.Remove(cfg.pidFile())
 	return c.run(ctx, func() {
 		fmt.Fprintf(out, "node %s is ready after %d ms\n\n%s", cfg.Node.Name, time.Since(start).Milliseconds(), nextSteps(cfg))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -22,6 +23,9 @@ func (c *Client) Cache(r client.Resource, fieldSelector string) client.Cache {
 	if sel, err := fields.ParseSelector(fieldSelector); err == nil && !sel.Empty() {
 		v.match = func(o client.Object) bool {
 			set := fields.Set{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
+			if p, ok := o.(*corev1.Pod); ok {
+				set["spec.nodeName"] = p.Spec.NodeName
+			}
 			if res.Fields != nil {
 				for k, val := range res.Fields(o) {
 					set[k] = val

@@ -88,6 +88,9 @@ func processes() []string {
 		if err != nil {
 			continue
 		}
+		if stat, err := os.ReadFile(d + "/stat"); err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			continue // ended, and only waits for init to notice
+		}
 		cg, _ := os.ReadFile(d + "/cgroup")
 		line := strings.TrimSpace(string(bytes.ReplaceAll(cmd, []byte{0}, []byte{' '})))
 		if strings.Contains(string(cg), "e2e") || strings.Contains(line, "--name e2e") || strings.Contains(line, "knarr-holder") {
