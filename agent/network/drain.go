@@ -19,7 +19,7 @@ const (
 	idleAfter = time.Second
 	// How often the connections of a draining pod are counted. Only while a pod
 	// drains: the kernel has no event for "the last connection has ended".
-	countEvery = 20 * time.Millisecond
+	countEvery = 10 * time.Millisecond
 )
 
 // Drain blocks until no new connection can reach the pod through a service and
@@ -115,15 +115,21 @@ func shows(e *discoveryv1.Endpoint, pod *corev1.Pod) bool {
 	return false
 }
 
-// awaitQuiet blocks until no connection into the pod is in use.
+// awaitQuiet blocks until no connection into the pod is in use, twice in a row: a
+// client that chose the pod just before it was taken out may still be sending its
+// SYN.
 func (n *Network) awaitQuiet(ctx context.Context, addr netip.Addr) error {
-	for {
+	for quiet := 0; ; {
 		count, active, err := n.cfg.Dataplane.Connections(ctx, addr)
 		if err != nil {
 			return err
 		}
 		if count == 0 || n.cfg.Clock.Since(active) > idleAfter {
-			return nil
+			if quiet++; quiet == 2 {
+				return nil
+			}
+		} else {
+			quiet = 0
 		}
 		select {
 		case <-n.cfg.Clock.After(countEvery):
