@@ -63,6 +63,8 @@ type Watch struct {
 	// Keys tells which keys an event concerns. It is called for one event at a
 	// time of each resource and must not block. Nil: the resource is only read.
 	Keys func(env *Env, ev client.Event) []Key
+	// KeysOf is Keys for watches of all resources that must know which it is.
+	KeysOf func(env *Env, r client.Resource, ev client.Event) []Key
 }
 
 // Env is what a controller may use during one run.
@@ -141,13 +143,13 @@ func run(ctx context.Context, c client.Interface, rec client.Recorder, clk clock
 	var all allWatches
 	defer all.stop()
 	for _, w := range ctl.Watches {
-		if w.Keys == nil {
-			continue
-		}
 		if w.All {
-			if err := all.start(ctx, env, w.Keys); err != nil {
+			if err := all.start(ctx, env, w); err != nil {
 				return err
 			}
+			continue
+		}
+		if w.Keys == nil {
 			continue
 		}
 		defer subscribe(env, w.Resource, w.Keys)()

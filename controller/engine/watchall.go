@@ -22,9 +22,9 @@ type allWatches struct {
 	wg      sync.WaitGroup
 }
 
-func (a *allWatches) start(ctx context.Context, env *Env, keys func(*Env, client.Event) []Key) error {
+func (a *allWatches) start(ctx context.Context, env *Env, w Watch) error {
 	a.seen = map[schema.GroupResource]bool{}
-	if err := a.refresh(ctx, env, keys); err != nil {
+	if err := a.refresh(ctx, env, w); err != nil {
 		return err
 	}
 	wake := make(chan struct{}, 1)
@@ -40,7 +40,7 @@ func (a *allWatches) start(ctx context.Context, env *Env, keys func(*Env, client
 			case <-ctx.Done():
 				return
 			case <-wake:
-				if err := a.refresh(ctx, env, keys); err != nil && ctx.Err() == nil {
+				if err := a.refresh(ctx, env, w); err != nil && ctx.Err() == nil {
 					env.Log.Warn("looking for new resources failed; they are looked for again with the next definition", "error", err)
 				}
 			}
@@ -49,7 +49,7 @@ func (a *allWatches) start(ctx context.Context, env *Env, keys func(*Env, client
 	return nil
 }
 
-func (a *allWatches) refresh(ctx context.Context, env *Env, keys func(*Env, client.Event) []Key) error {
+func (a *allWatches) refresh(ctx context.Context, env *Env, w Watch) error {
 	infos, err := env.Client.Resources(ctx)
 	if err != nil {
 		return fmt.Errorf("listing the served resources: %w", err)
@@ -62,6 +62,10 @@ func (a *allWatches) refresh(ctx context.Context, env *Env, keys func(*Env, clie
 		a.seen[gr] = true
 		if err := env.Cache(info.Resource).WaitSynced(ctx); err != nil {
 			return fmt.Errorf("waiting for the cache of %s: %w", gr, err)
+		}
+		keys := w.Keys
+		if w.KeysOf != nil {
+			keys = func(env *Env, ev client.Event) []Key { return w.KeysOf(env, info.Resource, ev) }
 		}
 		a.add(subscribe(env, info.Resource, keys))
 	}

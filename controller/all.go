@@ -1,0 +1,46 @@
+// Package controller lists the controllers. Adding one is its folder and one
+// line here.
+package controller
+
+import (
+	"knarr.dev/knarr/controller/deployment"
+	"knarr.dev/knarr/controller/endpointslice"
+	"knarr.dev/knarr/controller/engine"
+	"knarr.dev/knarr/controller/garbagecollector"
+	"knarr.dev/knarr/controller/namespace"
+	"knarr.dev/knarr/controller/nodelifecycle"
+	"knarr.dev/knarr/controller/podgc"
+	"knarr.dev/knarr/controller/replicaset"
+	"knarr.dev/knarr/controller/rootca"
+	"knarr.dev/knarr/controller/serviceaccount"
+)
+
+// Options are what controllers cannot read from the API.
+type Options struct {
+	// CA is the PEM bundle that pods trust.
+	CA []byte
+	// EndedPods is how many ended pods may stay; 0: podgc.DefaultThreshold.
+	EndedPods int
+}
+
+// All returns the controllers in the order in which they are shown.
+func All(o Options) []engine.Controller {
+	if o.EndedPods == 0 {
+		o.EndedPods = podgc.DefaultThreshold
+	}
+	return []engine.Controller{
+		namespace.New(),
+		serviceaccount.New(),
+		rootca.New(o.CA),
+		deployment.New(),
+		replicaset.New(),
+		replicaset.NewReplication(),
+		endpointslice.New(),
+		endpointslice.NewEndpoints(),
+		endpointslice.NewMirroring(),
+		nodelifecycle.New(),
+		nodelifecycle.NewEviction(),
+		podgc.New(o.EndedPods),
+		garbagecollector.New(),
+	}
+}
