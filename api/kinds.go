@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -30,8 +29,8 @@ func complete(k *kind.Kind) {
 	if k.Singular == "" {
 		k.Singular = strings.ToLower(k.Kind)
 	}
-	if k.Group == "rbac.authorization.k8s.io" && k.ValidName == nil {
-		k.ValidName = path.ValidatePathSegmentName
+	if k.HasStatus && k.PrepareStatus == nil {
+		k.PrepareStatus = kind.KeepAllButStatus
 	}
 	if k.New == nil {
 		k.New = maker[kind.Object](gvk)

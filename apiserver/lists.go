@@ -154,12 +154,13 @@ func (s *Server) table(res *registry.Resource, items []*watchcache.Item, r *http
 		}
 	}
 	if row == nil {
-		cols, row = defaultColumns, func(o kind.Object) []any { return []any{o.GetName(), age(o, s.now())} }
+		cols, row = defaultColumns, func(o kind.Object, now time.Time) []any { return []any{o.GetName(), age(o, now)} }
 	}
 	t := &metav1.Table{TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "Table"}, ColumnDefinitions: cols, Rows: make([]metav1.TableRow, len(items))}
+	now := s.now()
 	include := metav1.IncludeObjectPolicy(r.URL.Query().Get("includeObject"))
 	for i, it := range items {
-		t.Rows[i].Cells = row(it.Object)
+		t.Rows[i].Cells = row(it.Object, now)
 		switch include {
 		case metav1.IncludeNone:
 		case metav1.IncludeObject:

@@ -4,6 +4,7 @@ package kind
 
 import (
 	"reflect"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -79,9 +80,10 @@ type Kind struct {
 	// Fields are the selectable fields beside metadata.name and metadata.namespace.
 	Fields func(Object) fields.Set
 
-	// Columns and Row print the table that kubectl get shows. Nil: Name and Age.
+	// Columns and Row print the table that kubectl get shows; Row is told the
+	// present time, for ages. Nil: Name and Age.
 	Columns []metav1.TableColumnDefinition
-	Row     func(Object) []any
+	Row     func(Object, time.Time) []any
 
 	// Hub, if set, makes this kind a view on the stored kind Hub: objects are
 	// converted at the edge and only the hub is stored.
