@@ -46,18 +46,12 @@ func New() engine.Controller {
 	}
 }
 
-// leaseKey wakes only for a node that is believed silent: others are looked at
-// when their timer ends.
-func leaseKey(env *engine.Env, ev client.Event) []engine.Key {
-	l := ev.Object
-	if l.GetNamespace() != corev1.NamespaceNodeLease {
+// leaseKey wakes for a node's sign of life, so that silence is counted from it.
+func leaseKey(_ *engine.Env, ev client.Event) []engine.Key {
+	if ev.Object.GetNamespace() != corev1.NamespaceNodeLease {
 		return nil
 	}
-	n, ok := client.Cached[*corev1.Node](env.Cache(client.Nodes), "", l.GetName())
-	if !ok || (ev.Type == client.Modified && ready(n) != corev1.ConditionUnknown) {
-		return nil
-	}
-	return []engine.Key{{Name: l.GetName()}}
+	return []engine.Key{{Name: ev.Object.GetName()}}
 }
 
 // lostPod wakes for a pod that came to a node that is not ready.
