@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -99,6 +100,7 @@ func TestDeploymentRollsOutAndBack(t *testing.T) {
 		}
 	}
 	b.Until("first rollout", done("1"), client.Deployments)
+	var mu sync.Mutex
 	low, high := 99, 0
 	defer b.Cache(client.Pods, "").Subscribe(func(client.Event) {
 		n := 0
@@ -108,12 +110,17 @@ func TestDeploymentRollsOutAndBack(t *testing.T) {
 			}
 			return true
 		})
+		mu.Lock()
+		defer mu.Unlock()
 		low, high = min(low, n), max(high, n)
 	})()
 	enginetest.Change(b, k, func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "v2" })
 	b.Until("second rollout", done("2"), client.Deployments)
-	if low < 3 || high > 5 {
-		t.Errorf("pods went from %d to %d, want within 3 to 5", low, high)
+	mu.Lock()
+	lowest, highest := low, high
+	mu.Unlock()
+	if lowest < 3 || highest > 5 {
+		t.Errorf("pods went from %d to %d, want within 3 to 5", lowest, highest)
 	}
 	enginetest.Change(b, k, func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "v1" })
 	b.Until("rollback", done("3"), client.Deployments)

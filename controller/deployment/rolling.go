@@ -54,6 +54,15 @@ func specSum(sets []*appsv1.ReplicaSet) (n int32) {
 	return n
 }
 
+// present counts the pods that exist or will: a set that was scaled down still
+// has its pods until its status says otherwise, and they count against the surge.
+func present(sets []*appsv1.ReplicaSet) (n int32) {
+	for _, rs := range sets {
+		n += max(deref(rs.Spec.Replicas), rs.Status.Replicas)
+	}
+	return n
+}
+
 func availableSum(sets []*appsv1.ReplicaSet) (n int32) {
 	for _, rs := range sets {
 		n += min(rs.Status.AvailableReplicas, deref(rs.Spec.Replicas)) // the status may lag behind a scale-down
@@ -71,7 +80,7 @@ func freshReplicas(d *appsv1.Deployment, all []*appsv1.ReplicaSet, fresh *appsv1
 		return want
 	}
 	surge, _ := bounds(d)
-	room := want + surge - specSum(all)
+	room := want + surge - present(all)
 	if room <= 0 {
 		return have
 	}
