@@ -194,6 +194,9 @@ func taints(n *corev1.Node, now metav1.Time) []corev1.Taint {
 		{corev1.TaintNodeNetworkUnavailable, corev1.TaintEffectNoSchedule, is(corev1.NodeNetworkUnavailable)},
 		{corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule, n.Spec.Unschedulable},
 	}
+	if condition(n, corev1.NodeReady) == nil {
+		rules = rules[4:] // it has just registered: nothing is known yet
+	}
 	out := slices.Clone(n.Spec.Taints)
 	for _, r := range rules {
 		i := slices.IndexFunc(out, func(t corev1.Taint) bool { return t.Key == r.key && t.Effect == r.effect })
