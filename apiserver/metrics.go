@@ -38,7 +38,7 @@ var verbNames = map[string]string{"get": "GET", "list": "LIST", "watch": "WATCH"
 	"patch": "PATCH", "delete": "DELETE", "deletecollection": "DELETECOLLECTION"}
 
 func (m *metrics) observe(info *requestInfo, code int, took time.Duration) {
-	if !info.IsResource {
+	if !info.known {
 		return
 	}
 	if code == 0 {
@@ -48,7 +48,7 @@ func (m *metrics) observe(info *requestInfo, code int, took time.Duration) {
 	if verb == "" {
 		verb = "OTHER"
 	}
-	if code == http.StatusNotFound && verb == "OTHER" {
+	if code == http.StatusNotFound && info.Subresource != "" {
 		return // unknown paths must not make unbounded label values
 	}
 	m.requests.WithLabelValues(verb, info.Group, info.Version, info.Resource, info.Subresource, strconv.Itoa(code)).Inc()

@@ -3,6 +3,9 @@ package apiserver
 import (
 	"net/http"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/fields"
 )
 
 // requestInfo is what a URL path and method say.
@@ -18,6 +21,12 @@ type requestInfo struct {
 	Path        string
 	// Rest is what follows the subresource, for proxies.
 	Rest string
+
+	// selected tells that Name comes from a field selector: it counts for
+	// authorization only.
+	selected bool
+	// known tells that the resource is served; only then it appears in metrics.
+	known bool
 }
 
 // parseRequest reads paths of the form
@@ -55,6 +64,10 @@ func parseRequest(r *http.Request) requestInfo {
 		info.Rest = strings.Join(parts[3:], "/")
 	}
 	info.Verb = resourceVerb(r, info.Name != "", watch)
+	if info.Name == "" && (info.Verb == "list" || info.Verb == "watch" || info.Verb == "deletecollection") {
+		info.Name = selectedName(r)
+		info.selected = info.Name != ""
+	}
 	return info
 }
 
@@ -72,15 +85,34 @@ func resourceVerb(r *http.Request, named, watch bool) string {
 		}
 		return "deletecollection"
 	case http.MethodGet, http.MethodHead:
-		if watch || isTrue(r.URL.Query().Get("watch")) {
+		switch {
+		case watch:
 			return "watch"
-		}
-		if named {
+		case named:
 			return "get"
+		case strings.Contains(r.URL.RawQuery, "watch") && isTrue(r.URL.Query().Get("watch")):
+			return "watch"
 		}
 		return "list"
 	}
 	return strings.ToLower(r.Method)
+}
+
+// selectedName is the name that a field selector demands: roles that name their
+// resources permit such lists and watches too.
+func selectedName(r *http.Request) string {
+	if !strings.Contains(r.URL.RawQuery, "fieldSelector") {
+		return ""
+	}
+	sel, err := fields.ParseSelector(r.URL.Query().Get("fieldSelector"))
+	if err != nil {
+		return ""
+	}
+	name, ok := sel.RequiresExactMatch("metadata.name")
+	if !ok || len(path.IsValidPathSegmentName(name)) > 0 {
+		return ""
+	}
+	return name
 }
 
 func isTrue(v string) bool { return v == "true" || v == "1" || v == "True" || v == "t" }

@@ -1,16 +1,20 @@
 package apiserver
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"unicode"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -34,16 +38,23 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 	}
 	gvr := schema.GroupVersionResource{Group: info.Group, Version: info.Version, Resource: info.Resource}
 	res := s.reg.Resource(gvr)
-	if res == nil || res.Namespaced && info.Namespace == "" && info.Name != "" {
-		s.notFound(w, r)
+	if res == nil {
+		s.noResource(w, r, gvr.GroupVersion())
+		return
+	}
+	info.known = true
+	if !s.scoped(w, r, res, info) {
 		return
 	}
 	if res.Deprecated != "" {
 		warn(w, res.Deprecated)
 	}
 	q := registry.Request{
-		User: userFrom(r.Context()), Resource: res, Name: info.Name, Subresource: info.Subresource,
+		User: userFrom(r.Context()), Resource: res, Subresource: info.Subresource,
 		Warn: func(text string) { warn(w, text) },
+	}
+	if !info.selected {
+		q.Name = info.Name
 	}
 	if res.Namespaced {
 		q.Namespace = info.Namespace
@@ -52,20 +63,64 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 		writeError(w, r, err)
 		return
 	}
-	if info.Subresource != "" && !(info.Subresource == "status" && res.HasStatus) {
+	if info.Subresource == "status" && res.HasStatus {
+		switch info.Verb {
+		case "get", "update", "patch":
+		default:
+			methodNotAllowed(w, r)
+			return
+		}
+	} else if info.Subresource != "" {
 		s.serveSubresource(w, r, info, q)
 		return
 	}
 	s.serveVerb(w, r, info.Verb, q)
 }
 
+// scoped checks that the path fits the kind's scope; if not it has answered.
+func (s *Server) scoped(w http.ResponseWriter, r *http.Request, res *registry.Resource, info *requestInfo) bool {
+	inNamespace := info.Namespace != "" && (info.Resource != "namespaces" || info.Group != "")
+	switch {
+	case !res.Namespaced && inNamespace, res.Namespaced && !inNamespace && info.Name != "" && !info.selected:
+		notServed(w, r)
+	case res.Namespaced && !inNamespace && info.Verb != "list" && info.Verb != "watch":
+		methodNotAllowed(w, r)
+	case info.Name != "" && !info.selected && info.Verb == "create" && info.Subresource == "":
+		methodNotAllowed(w, r)
+	case info.Name == "" && (info.Verb == "update" || info.Verb == "patch"):
+		methodNotAllowed(w, r)
+	default:
+		return true
+	}
+	return false
+}
+
+// notFound answers for a path below which nothing is served.
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
-	writeError(w, r, apierrors.NewGenericServerResponse(http.StatusNotFound, "", noResource, "", "404 page not found", 0, true))
+	writeBody(w, r, http.StatusNotFound, "text/plain; charset=utf-8", []byte("404 page not found\n"))
+}
+
+// noResource answers for a resource that is not served: a Status where the group
+// and version are, as Kubernetes does.
+func (s *Server) noResource(w http.ResponseWriter, r *http.Request, gv schema.GroupVersion) {
+	if _, ok := s.discovery().versions[gv]; ok {
+		notServed(w, r)
+		return
+	}
+	s.notFound(w, r)
+}
+
+func notServed(w http.ResponseWriter, r *http.Request) {
+	writeError(w, r, apierrors.NewGenericServerResponse(http.StatusNotFound, "", noResource, "", "", 0, false))
+}
+
+func methodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	writeError(w, r, apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", noResource, "", "", 0, false))
 }
 
 func (s *Server) serveVerb(w http.ResponseWriter, r *http.Request, verb string, q registry.Request) {
-	if v := q.Resource.Verbs; v != nil && !contains(v, verb) {
-		writeError(w, r, apierrors.NewMethodNotSupported(q.Resource.GroupResource(), verb))
+	if v := q.Resource.Verbs; v != nil && q.Subresource == "" && !contains(v, verb) {
+		methodNotAllowed(w, r)
 		return
 	}
 	switch verb {
@@ -93,7 +148,7 @@ func (s *Server) serveVerb(w http.ResponseWriter, r *http.Request, verb string, 
 	case "deletecollection":
 		s.deleteCollection(w, r, q)
 	default:
-		writeError(w, r, apierrors.NewMethodNotSupported(q.Resource.GroupResource(), verb))
+		methodNotAllowed(w, r)
 	}
 }
 
@@ -183,7 +238,23 @@ func listOptions(r *http.Request) (registry.ListOptions, error) {
 			return o, apierrors.NewBadRequest(fmt.Sprintf("limit: %q is not a non-negative number", v))
 		}
 	}
-	return o, nil
+	return o, checkListOptions(&o, query)
+}
+
+// checkListOptions refuses combinations that have no meaning.
+func checkListOptions(o *registry.ListOptions, query url.Values) error {
+	in := internalversion.ListOptions{
+		Watch: isTrue(query.Get("watch")), ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
+		Limit: o.Limit, Continue: o.Continue,
+	}
+	if query.Has("sendInitialEvents") {
+		v := isTrue(query.Get("sendInitialEvents"))
+		in.SendInitialEvents = &v
+	}
+	if errs := validation.ValidateListOptions(&in, true); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "ListOptions"}, "", errs)
+	}
+	return nil
 }
 
 func (s *Server) get(w http.ResponseWriter, r *http.Request, q registry.Request) {
@@ -228,8 +299,8 @@ func body(w http.ResponseWriter, r *http.Request) (data []byte, media string, er
 	return data, media, nil
 }
 
-// validation is a request's fieldValidation.
-func validation(r *http.Request) (string, error) {
+// fieldValidation is how a request wants unknown fields to be treated.
+func fieldValidation(r *http.Request) (string, error) {
 	switch v := r.URL.Query().Get("fieldValidation"); v {
 	case "":
 		return metav1.FieldValidationWarn, nil
@@ -247,7 +318,7 @@ func decode(w http.ResponseWriter, r *http.Request, gvk schema.GroupVersionKind,
 	if err != nil {
 		return err
 	}
-	mode, err := validation(r)
+	mode, err := fieldValidation(r)
 	if err != nil {
 		return err
 	}
@@ -258,7 +329,7 @@ func decode(w http.ResponseWriter, r *http.Request, gvk schema.GroupVersionKind,
 	if runtime.IsStrictDecodingError(err) && out != nil {
 		strict, _ := runtime.AsStrictDecodingError(err)
 		if mode == metav1.FieldValidationStrict {
-			return decodeError(gvk, strict)
+			return decodeError(gvk, actual, data, strict)
 		}
 		for _, e := range strict.Errors() {
 			warn(w, e.Error())
@@ -266,10 +337,10 @@ func decode(w http.ResponseWriter, r *http.Request, gvk schema.GroupVersionKind,
 		err = nil
 	}
 	if err != nil {
-		return decodeError(gvk, err)
+		return decodeError(gvk, actual, data, err)
 	}
-	if actual != nil && actual.GroupKind() != gvk.GroupKind() && out != into {
-		return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): the body is a %s", gvk.Kind, actual.Kind))
+	if actual != nil && actual.Kind != gvk.Kind {
+		return decodeError(gvk, actual, data, fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", actual.Version, actual.Kind, gvk.Version, gvk.Kind))
 	}
 	if actual != nil && actual.GroupVersion() != gvk.GroupVersion() {
 		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", actual.GroupVersion(), gvk.GroupVersion()))
@@ -277,8 +348,23 @@ func decode(w http.ResponseWriter, r *http.Request, gvk schema.GroupVersionKind,
 	return nil
 }
 
-func decodeError(gvk schema.GroupVersionKind, err error) error {
-	return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, err))
+// decodeError says what the body claims to be, or else how it begins.
+func decodeError(want schema.GroupVersionKind, actual *schema.GroupVersionKind, body []byte, err error) error {
+	if actual != nil && actual.Kind != "" {
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", actual.Kind, actual.Version, want.Kind, err))
+	}
+	const shown = 30
+	begin := body[:min(len(body), shown)]
+	text := string(begin)
+	if len(body) > 0 && body[0] != '{' {
+		text = hex.EncodeToString(begin)
+	}
+	if len(body) == 0 {
+		text = "<empty>"
+	} else if len(body) > shown {
+		text += " ..."
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, err, text))
 }
 
 func (s *Server) decodeObject(w http.ResponseWriter, r *http.Request, q *registry.Request) (kind.Object, error) {
@@ -290,17 +376,10 @@ func (s *Server) decodeObject(w http.ResponseWriter, r *http.Request, q *registr
 }
 
 func (s *Server) create(w http.ResponseWriter, r *http.Request, q registry.Request) {
-	if q.Name != "" {
-		writeError(w, r, apierrors.NewMethodNotSupported(q.Resource.GroupResource(), "POST"))
-		return
-	}
 	f, err := negotiate(r, anyTransformation)
 	if err == nil {
 		var obj kind.Object
 		if obj, err = s.decodeObject(w, r, &q); err == nil {
-			if q.Resource.Namespaced && q.Namespace == "" {
-				q.Namespace = obj.GetNamespace()
-			}
 			it, e := s.reg.Create(r.Context(), q, obj)
 			if err = e; err == nil {
 				s.writeItem(w, r, http.StatusCreated, f, q.Resource, it)
@@ -346,7 +425,7 @@ func patchOf(w http.ResponseWriter, r *http.Request) (p registry.Patch, err erro
 		return p, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", noResource, "",
 			"the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml", 0, false)
 	}
-	if p.Validation, err = validation(r); err != nil {
+	if p.Validation, err = fieldValidation(r); err != nil {
 		return p, err
 	}
 	p.Data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
@@ -378,16 +457,20 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, q registry.Reques
 func deleteOptions(w http.ResponseWriter, r *http.Request, q *registry.Request) (metav1.DeleteOptions, error) {
 	var o metav1.DeleteOptions
 	gvk := schema.GroupVersionKind{Group: q.Resource.Group, Version: q.Resource.Version, Kind: "DeleteOptions"}
+	bodySent := false
 	if r.ContentLength != 0 {
 		data, media, err := body(w, r)
 		if err != nil {
 			return o, err
 		}
-		if len(data) > 0 {
+		if bodySent = len(data) > 0; bodySent {
 			if _, _, err := codec.Decode(data, media, gvk, &o, false); err != nil {
 				return o, apierrors.NewBadRequest(fmt.Sprintf("DeleteOptions: %v", err))
 			}
 		}
+	}
+	if bodySent {
+		return o, dryRunOf(&o, q)
 	}
 	query := r.URL.Query()
 	if v := query.Get("gracePeriodSeconds"); v != "" {
@@ -405,10 +488,18 @@ func deleteOptions(w http.ResponseWriter, r *http.Request, q *registry.Request) 
 		b := isTrue(v)
 		o.OrphanDependents = &b
 	}
-	for _, v := range o.DryRun {
-		q.DryRun = q.DryRun || v == metav1.DryRunAll
-	}
 	return o, nil
+}
+
+func dryRunOf(o *metav1.DeleteOptions, q *registry.Request) error {
+	for _, v := range o.DryRun {
+		if v != metav1.DryRunAll {
+			return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", field.ErrorList{
+				field.NotSupported(field.NewPath("dryRun"), v, []string{metav1.DryRunAll})})
+		}
+		q.DryRun = true
+	}
+	return nil
 }
 
 func (s *Server) delete(w http.ResponseWriter, r *http.Request, q registry.Request) {
@@ -418,7 +509,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, q registry.Reque
 		if o, err = deleteOptions(w, r, &q); err == nil {
 			it, gone, e := s.reg.Delete(r.Context(), q, o)
 			if err = e; err == nil {
-				if !gone {
+				if !gone || returnsDeleted[q.Resource.GVR()] {
 					s.writeItem(w, r, http.StatusOK, f, q.Resource, it)
 					return
 				}
@@ -432,6 +523,18 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, q registry.Reque
 		}
 	}
 	writeError(w, r, err)
+}
+
+// returnsDeleted are the kinds whose deletion answers the object as it was last;
+// others answer a Status.
+var returnsDeleted = map[schema.GroupVersionResource]bool{
+	{Version: "v1", Resource: "pods"}:                   true,
+	{Version: "v1", Resource: "services"}:               true,
+	{Version: "v1", Resource: "serviceaccounts"}:        true,
+	{Version: "v1", Resource: "podtemplates"}:           true,
+	{Version: "v1", Resource: "resourcequotas"}:         true,
+	{Version: "v1", Resource: "persistentvolumes"}:      true,
+	{Version: "v1", Resource: "persistentvolumeclaims"}: true,
 }
 
 func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, q registry.Request) {

@@ -113,13 +113,25 @@ func writeJSON(w http.ResponseWriter, r *http.Request, code int, f format, b []b
 		writeBody(w, r, code, codec.YAML, y)
 		return
 	}
-	if isTrue(r.URL.Query().Get("pretty")) {
+	if pretty(r) {
 		var buf bytes.Buffer
 		if json.Indent(&buf, b, "", "  ") == nil {
 			b = buf.Bytes()
 		}
 	}
 	writeBody(w, r, code, codec.JSON, append(b[:len(b):len(b)], '\n'))
+}
+
+// pretty tells whether a person reads the answer: asked for, or the client is one
+// that people type into.
+func pretty(r *http.Request) bool {
+	if strings.Contains(r.URL.RawQuery, "pretty") {
+		if v, ok := r.URL.Query()["pretty"]; ok {
+			return v[0] == "" || isTrue(v[0])
+		}
+	}
+	agent := r.UserAgent()
+	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
 }
 
 // writeItem sends a stored object, from its shared bytes where it can.

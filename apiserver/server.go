@@ -14,7 +14,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -206,39 +208,62 @@ func (s *Server) impersonate(r *http.Request, user *authenticationv1.UserInfo) (
 		}
 		return user, nil
 	}
-	ask := func(resource, namespace, name string) error {
-		a := &auth.Action{User: user, Verb: "impersonate", Version: "v1", Resource: resource, Namespace: namespace, Name: name}
+	ask := func(group, resource, sub, namespace, name string) error {
+		a := &auth.Action{User: user, Verb: "impersonate", Group: group, Version: "v1", Resource: resource, Subresource: sub, Namespace: namespace, Name: name}
 		if s.authz.Allowed(a) {
 			return nil
 		}
-		return apierrors.NewForbidden(schema.GroupResource{Resource: resource}, name, errors.New(a.Forbidden()))
+		return apierrors.NewForbidden(schema.GroupResource{Group: group, Resource: resource}, name, errors.New(a.Forbidden()))
 	}
 	as := &authenticationv1.UserInfo{Username: name, Groups: groups}
 	if ns, sa, ok := auth.ServiceAccount(name); ok {
-		if err := ask("serviceaccounts", ns, sa); err != nil {
+		if err := ask("", "serviceaccounts", "", ns, sa); err != nil {
 			return nil, err
 		}
 		if len(groups) == 0 {
 			as.Groups = []string{auth.GroupServiceAccounts, auth.GroupServiceAccounts + ":" + ns}
 		}
-	} else if err := ask("users", "", name); err != nil {
+	} else if err := ask("", "users", "", "", name); err != nil {
 		return nil, err
 	}
 	for _, g := range groups {
-		if err := ask("groups", "", g); err != nil {
+		if err := ask("", "groups", "", "", g); err != nil {
 			return nil, err
 		}
 	}
 	if uid := r.Header.Get(authenticationv1.ImpersonateUIDHeader); uid != "" {
-		if err := ask("uids", "", uid); err != nil {
+		if err := ask(authenticationv1.GroupName, "uids", "", "", uid); err != nil {
 			return nil, err
 		}
 		as.UID = uid
 	}
-	if name != "system:anonymous" {
+	for header, values := range r.Header {
+		key, ok := strings.CutPrefix(header, authenticationv1.ImpersonateUserExtraHeaderPrefix)
+		if !ok {
+			continue
+		}
+		if plain, err := url.PathUnescape(key); err == nil {
+			key = plain
+		}
+		key = strings.ToLower(key)
+		for _, v := range values {
+			if err := ask(authenticationv1.GroupName, "userextras", key, "", v); err != nil {
+				return nil, err
+			}
+		}
+		if as.Extra == nil {
+			as.Extra = map[string]authenticationv1.ExtraValue{}
+		}
+		as.Extra[key] = values
+	}
+	if name != "system:anonymous" && !contains(as.Groups, auth.GroupAuthenticated) {
 		as.Groups = append(as.Groups, auth.GroupAuthenticated)
 	}
-	r.Header.Del(authenticationv1.ImpersonateUserHeader)
+	for header := range r.Header { // agents must not see them
+		if strings.HasPrefix(header, "Impersonate-") {
+			r.Header.Del(header)
+		}
+	}
 	return as, nil
 }
 

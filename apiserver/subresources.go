@@ -29,7 +29,7 @@ func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *
 	case q.Resource.Scale != nil && info.Subresource == "scale":
 		err = s.scale(w, r, info.Verb, q)
 	case info.Group != "":
-		s.notFound(w, r)
+		notServed(w, r)
 	case sub == "pods/binding" && info.Verb == "create":
 		err = s.bind(w, r, q)
 	case sub == "pods/eviction" && info.Verb == "create":
@@ -40,13 +40,18 @@ func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *
 		err = s.issueToken(w, r, q)
 	case sub == "pods/log", sub == "pods/exec", sub == "pods/attach", sub == "pods/portforward":
 		err = s.connectPod(w, r, info, q)
+	case known405[sub]:
+		methodNotAllowed(w, r)
 	default:
-		s.notFound(w, r)
+		notServed(w, r)
 	}
 	if err != nil {
 		writeError(w, r, err)
 	}
 }
+
+// known405 are subresources that exist, but not with every method.
+var known405 = map[string]bool{"pods/binding": true, "pods/eviction": true, "namespaces/finalize": true, "serviceaccounts/token": true}
 
 func success(w http.ResponseWriter, r *http.Request, code int) {
 	writeObject(w, r, code, format{}, &metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess, Code: int32(code)})

@@ -42,17 +42,20 @@ func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, q registry.R
 	}
 	query := r.URL.Query()
 	initial := isTrue(query.Get("sendInitialEvents"))
-	if initial && o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
-		writeError(w, r, apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("ListOptions").GroupKind(), "", nil))
+	o.NoInitial = query.Has("sendInitialEvents") && !initial
+	watch, err := s.reg.Watch(r.Context(), q, o, initial)
+	e := &eventWriter{s: s, w: w, r: r, f: f, res: q.Resource}
+	if apierrors.IsResourceExpired(err) { // an event, not an answer, as in Kubernetes
+		e.start()
+		e.fail(err)
+		e.send()
 		return
 	}
-	watch, err := s.reg.Watch(r.Context(), q, o, initial)
 	if err != nil {
 		writeError(w, r, err)
 		return
 	}
 	defer watch.Stop()
-	e := &eventWriter{s: s, w: w, r: r, f: f, res: q.Resource}
 	e.start()
 	timeout := minWatch + rand.N(minWatch)
 	if v, err := strconv.Atoi(query.Get("timeoutSeconds")); err == nil && v > 0 {

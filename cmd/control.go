@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,19 +15,13 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
-	k8sruntime "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 
 	"knarr.dev/knarr/api"
-	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver"
 	"knarr.dev/knarr/apiserver/admission"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/registry"
-	"knarr.dev/knarr/apiserver/watchcache"
-	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/cmd/local"
 	"knarr.dev/knarr/kit/pki"
 	"knarr.dev/knarr/store"
@@ -84,18 +77,18 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	if _, err := fmt.Sscanf(cfg.Network.NodePorts, "%d-%d", &lo, &hi); err != nil {
 		return cp, fmt.Errorf("network.nodePorts %q: %w", cfg.Network.NodePorts, err)
 	}
-	look := &lookup{}
+	look := &apiserver.Lookup{}
 	cp.registry, err = registry.Open(ctx, registry.Config{
 		Store: cp.store, Sealer: sealer, Kinds: api.Kinds(), SingleServer: len(cfg.Store.Endpoints) == 0,
 		Services: registry.ServiceRanges{ClusterIPs: netip.MustParsePrefix(cfg.Network.ServiceCIDR), NodePortMin: lo, NodePortMax: hi},
-		Admit:    admission.List(admission.Deps{Lookup: look.one, Each: look.each, Now: time.Now}),
-		Now:      time.Now, Log: log,
+		Admit:    admission.List(admission.Deps{Lookup: look.One, Each: look.Each, Now: time.Now}),
+		Mutated:  mutationReport(log), Now: time.Now, Log: log,
 	})
 	if err != nil {
 		return cp, err
 	}
-	look.reg = cp.registry
-	tokens.Live = look.live
+	look.Registry = cp.registry
+	tokens.Live = look.Live
 	rbac := &auth.RBAC{Roles: look}
 	cp.local = &local.Server{Registry: cp.registry, Authz: rbac, Tokens: tokens, Now: time.Now}
 	cp.server = apiserver.New(ctx, apiserver.Config{
@@ -103,6 +96,18 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		Kubelet: apiserver.Kubelet{Transport: cp.kubeletTransport()}, Now: time.Now, Log: log,
 	})
 	return cp, nil
+}
+
+// mutationReport is on when KNARR_DEBUG=mutation: a component that writes to an
+// object that it shares with others is a defect that must not go unseen.
+func mutationReport(log *slog.Logger) func(key, change string) {
+	if os.Getenv("KNARR_DEBUG") != "mutation" {
+		return nil
+	}
+	return func(key, change string) {
+		log.Error("shared object was changed", "object", key, "change", change)
+		panic("shared object " + key + " was changed: " + change)
+	}
 }
 
 func (cp *controlPlane) close() {
@@ -207,73 +212,4 @@ func apiVersion() version.Info {
 		GitVersion: "v1.36.3+knarr", GitTreeState: "clean", GoVersion: runtime.Version(), Compiler: runtime.Compiler,
 		Platform: runtime.GOOS + "/" + runtime.GOARCH,
 	}
-}
-
-// lookup reads the registry's caches for admission and authorization.
-type lookup struct{ reg *registry.Registry }
-
-func (l *lookup) one(gvr k8sruntime.GroupVersionResource, namespace, name string) kind.Object {
-	res := l.reg.Resource(gvr)
-	if res == nil {
-		return nil
-	}
-	key := name
-	if res.Namespaced {
-		key = namespace + "/" + name
-	}
-	if it := res.Cache.Get(key); it != nil {
-		return it.Object
-	}
-	return nil
-}
-
-func (l *lookup) each(gvr k8sruntime.GroupVersionResource, namespace string, visit func(kind.Object) bool) {
-	res := l.reg.Resource(gvr)
-	if res == nil {
-		return
-	}
-	prefix := ""
-	if namespace != "" {
-		prefix = namespace + "/"
-	}
-	res.Cache.Snapshot().Ascend(prefix, "", func(i *watchcache.Item) bool { return visit(i.Object) })
-}
-
-var rbacVersion = rbacv1.SchemeGroupVersion
-
-func (l *lookup) ClusterRoleBindings(visit func(*rbacv1.ClusterRoleBinding) bool) {
-	l.each(rbacVersion.WithResource("clusterrolebindings"), "", func(o kind.Object) bool { return visit(o.(*rbacv1.ClusterRoleBinding)) })
-}
-
-func (l *lookup) RoleBindings(namespace string, visit func(*rbacv1.RoleBinding) bool) {
-	l.each(rbacVersion.WithResource("rolebindings"), namespace, func(o kind.Object) bool { return visit(o.(*rbacv1.RoleBinding)) })
-}
-
-func (l *lookup) ClusterRole(name string) (*rbacv1.ClusterRole, bool) {
-	r, ok := l.one(rbacVersion.WithResource("clusterroles"), "", name).(*rbacv1.ClusterRole)
-	return r, ok
-}
-
-func (l *lookup) Role(namespace, name string) (*rbacv1.Role, bool) {
-	r, ok := l.one(rbacVersion.WithResource("roles"), namespace, name).(*rbacv1.Role)
-	return r, ok
-}
-
-// live tells whether what a token is bound to still exists.
-func (l *lookup) live(b auth.Bound) error {
-	sa, ok := l.one(client.ServiceAccounts, b.Namespace, b.ServiceAccount.Name).(*corev1.ServiceAccount)
-	if !ok || sa.UID != b.ServiceAccount.UID {
-		return errors.New("service account does not exist any more")
-	}
-	if b.Pod != nil {
-		if pod, ok := l.one(client.Pods, b.Namespace, b.Pod.Name).(*corev1.Pod); !ok || pod.UID != b.Pod.UID {
-			return errors.New("pod does not exist any more")
-		}
-	}
-	if b.Secret != nil {
-		if s, ok := l.one(client.Secrets, b.Namespace, b.Secret.Name).(*corev1.Secret); !ok || s.UID != b.Secret.UID {
-			return errors.New("secret does not exist any more")
-		}
-	}
-	return nil
 }

@@ -68,6 +68,7 @@ func startEmbedded(ctx context.Context, dir string) (*embed.Etcd, error) {
 	cfg.SnapshotCount = 5000
 	cfg.SnapshotCatchUpEntries = 500
 	cfg.BackendBatchInterval = time.Second
+	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "5m" // as Kubernetes compacts
 	cfg.QuotaBackendBytes = 8 << 30
 	cfg.MaxRequestBytes = 4 << 20
 	cfg.MaxSnapFiles, cfg.MaxWalFiles = 2, 3

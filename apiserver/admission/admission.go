@@ -22,7 +22,7 @@ type Each func(gvr schema.GroupVersionResource, namespace string, visit func(kin
 type Deps struct {
 	Lookup Lookup
 	Each   Each
-	Now func() time.Time
+	Now    func() time.Time
 }
 
 // List returns the steps in their order.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -44,13 +46,20 @@ func (a *Action) Forbidden() string {
 // Roles gives RBAC its objects.
 type Roles interface {
 	ClusterRoleBindings(visit func(*rbacv1.ClusterRoleBinding) bool)
-	RoleBindings(namespace string, visit func(*rbacv1.RoleBinding) bool)
+	RoleBindings(visit func(*rbacv1.RoleBinding) bool) // of all namespaces
 	ClusterRole(name string) (*rbacv1.ClusterRole, bool)
 	Role(namespace, name string) (*rbacv1.Role, bool)
+	// Generation changes whenever one of these objects changes.
+	Generation() int64
 }
 
 // RBAC decides by roles and bindings, as rbac.authorization.k8s.io defines.
-type RBAC struct{ Roles Roles }
+type RBAC struct {
+	Roles Roles
+
+	mu    sync.Mutex // held by who builds the index
+	index atomic.Pointer[index]
+}
 
 // Allowed tells whether a role of the user permits the action. Members of
 // system:masters may do everything.
@@ -69,56 +78,30 @@ func (r *RBAC) Allowed(a *Action) bool {
 // Visit shows the rules that a user has in a namespace ("" for the whole
 // cluster) until visit returns false.
 func (r *RBAC) Visit(user *authenticationv1.UserInfo, namespace string, visit func([]rbacv1.PolicyRule) bool) {
-	more := true
-	r.Roles.ClusterRoleBindings(func(b *rbacv1.ClusterRoleBinding) bool {
-		if anySubject(b.Subjects, user, "") {
-			if role, ok := r.Roles.ClusterRole(b.RoleRef.Name); ok {
-				more = visit(role.Rules)
-			}
-		}
-		return more
-	})
-	if !more || namespace == "" {
+	idx := r.current()
+	if !idx.visit("", user, visit) || namespace == "" {
 		return
 	}
-	r.Roles.RoleBindings(namespace, func(b *rbacv1.RoleBinding) bool {
-		if !anySubject(b.Subjects, user, namespace) {
-			return true
-		}
-		if b.RoleRef.Kind == "ClusterRole" {
-			if role, ok := r.Roles.ClusterRole(b.RoleRef.Name); ok {
-				return visit(role.Rules)
-			}
-		} else if role, ok := r.Roles.Role(namespace, b.RoleRef.Name); ok {
-			return visit(role.Rules)
-		}
-		return true
-	})
+	idx.visit(namespace, user, visit)
 }
 
-func anySubject(subjects []rbacv1.Subject, user *authenticationv1.UserInfo, namespace string) bool {
-	for i := range subjects {
-		s := &subjects[i]
-		switch s.Kind {
-		case rbacv1.UserKind:
-			if s.Name == user.Username {
-				return true
-			}
-		case rbacv1.GroupKind:
-			if slices.Contains(user.Groups, s.Name) {
-				return true
-			}
-		case rbacv1.ServiceAccountKind:
-			ns := s.Namespace
-			if ns == "" {
-				ns = namespace
-			}
-			if ns != "" && user.Username == UserServiceAccount+ns+":"+s.Name {
-				return true
-			}
-		}
+// current returns the index of the roles as they are now.
+func (r *RBAC) current() *index {
+	gen := r.Roles.Generation()
+	if idx := r.index.Load(); idx != nil && idx.generation == gen {
+		return idx
 	}
-	return false
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// The generation is read before the objects: an index is at least as new as
+	// it says, and one that is newer is only built once more.
+	gen = r.Roles.Generation()
+	if idx := r.index.Load(); idx != nil && idx.generation == gen {
+		return idx
+	}
+	idx := buildIndex(r.Roles, gen)
+	r.index.Store(idx)
+	return idx
 }
 
 // Permits tells whether one rule permits the action.

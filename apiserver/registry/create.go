@@ -76,6 +76,10 @@ func (r *Registry) create(ctx context.Context, q *Request, obj kind.Object) (*wa
 	}
 	codec.SetType(obj, res.GVK())
 	r.default_(res, obj)
+	// Before admission and allocation: a client owns what it sent, no more.
+	if err := r.manage(q, res.New(), &obj); err != nil {
+		return nil, err
+	}
 	attrs := r.attributes(q, Create, obj, nil)
 	if err := r.mutate(ctx, attrs); err != nil {
 		return nil, err
@@ -107,9 +111,6 @@ func (r *Registry) create(ctx context.Context, q *Request, obj kind.Object) (*wa
 		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), obj.GetName(), errs)
 	}
 	if err := r.validate(ctx, attrs); err != nil {
-		return nil, err
-	}
-	if err := r.manage(q, res.New(), &obj); err != nil {
 		return nil, err
 	}
 	key := objectKey(obj.GetNamespace(), obj.GetName())

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/api/kind"
@@ -81,7 +82,7 @@ func (r *Registry) deleteOnce(ctx context.Context, q *Request, it *watchcache.It
 		return nil, false, true, err
 	}
 	obj := old.DeepCopyObject().(kind.Object)
-	obj.SetFinalizers(finalizersFor(obj.GetFinalizers(), opts))
+	obj.SetFinalizers(finalizersFor(obj.GetFinalizers(), opts, orphansByDefault(q)))
 	grace := gracePeriod(old, opts)
 	if len(obj.GetFinalizers()) == 0 && grace == 0 && !holds(obj) {
 		if q.DryRun {
@@ -133,6 +134,16 @@ func markDeleted(obj kind.Object, grace int64, now time.Time) {
 // pods that run have one.
 func gracePeriod(obj kind.Object, opts metav1.DeleteOptions) int64 {
 	pod, ok := obj.(*corev1.Pod)
+	if ok && pod.DeletionTimestamp != nil {
+		// A deletion under way: only an explicit, shorter period changes it.
+		cur := pod.DeletionGracePeriodSeconds
+		switch {
+		case cur == nil || *cur == 0:
+			return 0
+		case opts.GracePeriodSeconds == nil:
+			return *cur
+		}
+	}
 	if !ok || pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
 		return 0
 	}
@@ -151,8 +162,11 @@ func gracePeriod(obj kind.Object, opts metav1.DeleteOptions) int64 {
 
 // finalizersFor adds or drops the finalizers by which the garbage collector
 // learns what becomes of the dependents.
-func finalizersFor(have []string, opts metav1.DeleteOptions) []string {
+func finalizersFor(have []string, opts metav1.DeleteOptions, orphanByDefault bool) []string {
 	orphan, foreground := slices.Contains(have, metav1.FinalizerOrphanDependents), slices.Contains(have, metav1.FinalizerDeleteDependents)
+	if !orphan && !foreground {
+		orphan = orphanByDefault
+	}
 	switch {
 	case opts.OrphanDependents != nil:
 		orphan, foreground = *opts.OrphanDependents, false
@@ -170,6 +184,17 @@ func finalizersFor(have []string, opts metav1.DeleteOptions) []string {
 		out = append(out, metav1.FinalizerDeleteDependents)
 	}
 	return out
+}
+
+// orphansByDefault tells the kinds that let their dependents live on when a
+// deletion does not say: a promise from before garbage collection.
+func orphansByDefault(q *Request) bool {
+	switch q.Resource.GVR() {
+	case schema.GroupVersionResource{Version: "v1", Resource: "replicationcontrollers"},
+		schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}:
+		return true
+	}
+	return false
 }
 
 // holds tells whether a kind's own finalizers, outside metadata, remain.

@@ -45,7 +45,10 @@ func resetFields(res *Resource, subresource string) map[fieldpath.APIVersion]fie
 	case subresource == "":
 		set = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
 	case subresource == "status":
-		set = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata", "labels"))
+		set = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
+		if res.GVR() == deploymentsGVR {
+			set.Insert(fieldpath.MakePathOrDie("metadata", "labels"))
+		}
 	default:
 		return nil
 	}
@@ -86,6 +89,9 @@ func (r *Registry) apply(_ context.Context, q *Request, live kind.Object, config
 	}
 	out, err := m.Apply(live, config, q.FieldManager, q.Force)
 	if err != nil {
+		if _, ok := err.(apierrors.APIStatus); !ok { // such as a configuration that is not of the kind's shape
+			err = apierrors.NewBadRequest(err.Error())
+		}
 		return nil, err
 	}
 	obj, ok := out.(kind.Object)

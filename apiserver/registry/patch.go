@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -95,7 +97,7 @@ func patchJSON(before []byte, p Patch, sample kind.Object) ([]byte, error) {
 		}
 		after, err := patch.Apply(before)
 		if err != nil {
-			return nil, apierrors.NewGenericServerResponse(422, "", sample.GetObjectKind().GroupVersionKind().GroupVersion().WithResource("").GroupResource(), "", err.Error(), 0, false)
+			return nil, unprocessable(err)
 		}
 		return after, nil
 	case types.MergePatchType:
@@ -110,7 +112,7 @@ func patchJSON(before []byte, p Patch, sample kind.Object) ([]byte, error) {
 		return after, nil
 	case types.StrategicMergePatchType:
 		if _, ok := sample.(*unstructured.Unstructured); ok {
-			return nil, apierrors.NewGenericServerResponse(415, "patch", sample.GetObjectKind().GroupVersionKind().GroupVersion().WithResource("").GroupResource(), "", "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml", 0, false)
+			return nil, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", schema.GroupResource{}, "", "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml", 0, false)
 		}
 		after, err := strategicpatch.StrategicMergePatch(before, p.Data, sample)
 		switch {
@@ -119,11 +121,15 @@ func patchJSON(before []byte, p Patch, sample kind.Object) ([]byte, error) {
 		case err != nil && strings.Contains(err.Error(), "unable to find api field"):
 			return nil, apierrors.NewBadRequest(err.Error())
 		case err != nil:
-			return nil, apierrors.NewGenericServerResponse(422, "", sample.GetObjectKind().GroupVersionKind().GroupVersion().WithResource("").GroupResource(), "", err.Error(), 0, false)
+			return nil, unprocessable(err)
 		}
 		return after, nil
 	}
 	return nil, apierrors.NewBadRequest(fmt.Sprintf("unknown patch type %q", p.Type))
+}
+
+func unprocessable(err error) error {
+	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 }
 
 func decodePatched(q *Request, after []byte, validation string) (kind.Object, error) {

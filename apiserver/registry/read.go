@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/watchcache"
@@ -89,6 +88,8 @@ type ListOptions struct {
 	ResourceVersionMatch metav1.ResourceVersionMatch
 	Limit                int64
 	Continue             string
+	// NoInitial: a watch without resourceVersion does not show the present state.
+	NoInitial bool
 }
 
 // List is a page of objects, all of one revision.
@@ -113,10 +114,9 @@ func (r *Registry) List(ctx context.Context, q Request, o ListOptions) (*List, e
 	if o.Continue != "" {
 		return r.listContinue(ctx, &q, o, prefix, match)
 	}
-	if err := checkMatch(o); err != nil {
-		return nil, err
-	}
-	if o.ResourceVersionMatch == metav1.ResourceVersionMatchExact {
+	// A limit makes a revision exact, from before resourceVersionMatch existed.
+	legacyExact := o.ResourceVersionMatch == "" && o.Limit > 0 && o.ResourceVersion != "" && o.ResourceVersion != "0"
+	if legacyExact || o.ResourceVersionMatch == metav1.ResourceVersionMatchExact {
 		rev, err := parseRevision(o.ResourceVersion)
 		if err != nil {
 			return nil, err
@@ -130,25 +130,6 @@ func (r *Registry) List(ctx context.Context, q Request, o ListOptions) (*List, e
 		return nil, err
 	}
 	return page(q.Resource.Cache.Snapshot(), prefix, "", o, match), nil
-}
-
-func checkMatch(o ListOptions) error {
-	var errs field.ErrorList
-	p := field.NewPath("resourceVersionMatch")
-	switch m := o.ResourceVersionMatch; {
-	case m == "":
-		return nil
-	case o.ResourceVersion == "":
-		errs = append(errs, field.Forbidden(p, "resourceVersionMatch is forbidden unless resourceVersion is provided"))
-	case m != metav1.ResourceVersionMatchExact && m != metav1.ResourceVersionMatchNotOlderThan:
-		errs = append(errs, field.NotSupported(p, m, []string{string(metav1.ResourceVersionMatchExact), string(metav1.ResourceVersionMatchNotOlderThan), ""}))
-	case m == metav1.ResourceVersionMatchExact && o.ResourceVersion == "0":
-		errs = append(errs, field.Forbidden(p, `resourceVersionMatch "exact" is forbidden for resourceVersion "0"`))
-	}
-	if len(errs) == 0 {
-		return nil
-	}
-	return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("ListOptions").GroupKind(), "", errs)
 }
 
 func page(s *watchcache.Snapshot, prefix, from string, o ListOptions, match func(kind.Object) bool) *List {
@@ -330,6 +311,8 @@ type Watch struct {
 	Initial []*watchcache.Item
 	// InitialRevision is the revision of Initial.
 	InitialRevision int64
+
+	after int64 // changes up to this revision are not shown
 }
 
 // Watch starts a watch: after ResourceVersion; or with "" or "0", from the
@@ -346,20 +329,23 @@ func (r *Registry) Watch(ctx context.Context, q Request, o ListOptions, initial 
 	w := &Watch{match: func(obj kind.Object) bool {
 		return (q.Namespace == "" || obj.GetNamespace() == q.Namespace) && (match == nil || match(obj))
 	}}
-	if o.ResourceVersion == "" || o.ResourceVersion == "0" || initial {
+	if present := o.ResourceVersion == "" || o.ResourceVersion == "0"; present || initial {
 		if err := r.fresh(ctx, o.ResourceVersion); err != nil {
 			return nil, err
 		}
 		var s *watchcache.Snapshot
 		s, w.Watcher = q.Resource.Cache.SnapshotAndWatch()
-		list := page(s, prefix, "", ListOptions{}, match)
-		w.Initial, w.InitialRevision = list.Items, list.Revision
+		w.InitialRevision = s.Revision
+		if !o.NoInitial {
+			w.Initial = page(s, prefix, "", ListOptions{}, match).Items
+		}
 		return w, nil
 	}
 	rev, err := parseRevision(o.ResourceVersion)
 	if err != nil {
 		return nil, err
 	}
+	w.after = rev
 	if w.Watcher, err = q.Resource.Cache.Watch(rev); err != nil {
 		return nil, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, r.hub.Revision()))
 	}
@@ -370,6 +356,9 @@ func (r *Registry) Watch(ctx context.Context, q Request, o ListOptions, initial 
 // is added, one that ceases to match is deleted. ok is false if the watch does
 // not see the change.
 func (w *Watch) Select(e *watchcache.Event) (t watchcache.EventType, ok bool) {
+	if e.Revision <= w.after {
+		return "", false
+	}
 	now := e.Type != watchcache.Deleted && w.match(e.Item.Object)
 	before := e.Prev != nil && w.match(e.Prev.Object)
 	switch {

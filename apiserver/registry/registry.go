@@ -42,8 +42,12 @@ type Config struct {
 	Services ServiceRanges
 	// Admit are asked, in order, about each write.
 	Admit []Admission
-	Now   func() time.Time
-	Log   *slog.Logger
+	// Mutated, if set, is told which shared object somebody has changed, and
+	// what of it. For tests and debugging: it costs an encoding for each write.
+	Mutated func(key, change string)
+
+	Now func() time.Time
+	Log *slog.Logger
 }
 
 // Registry serves the kinds.
@@ -71,7 +75,7 @@ type Resource struct {
 // Open loads the state and returns a registry; Run keeps it current.
 func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	r := &Registry{cfg: cfg, resources: map[schema.GroupVersionResource]*Resource{}}
-	hub, err := watchcache.Open(ctx, cfg.Store, cfg.Kinds, r.decodeStored, cfg.Now, cfg.Log)
+	hub, err := watchcache.Open(ctx, cfg.Store, cfg.Kinds, r.decodeStored, cfg.Mutated, cfg.Now, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +105,9 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 
 // Run applies the store's changes to the caches until ctx ends.
 func (r *Registry) Run(ctx context.Context) error { return r.hub.Run(ctx) }
+
+// CheckShared looks at every cached object for changes, if Config.Mutated is set.
+func (r *Registry) CheckShared() { r.hub.CheckShared() }
 
 // Resource finds a served resource, or nil.
 func (r *Registry) Resource(gvr schema.GroupVersionResource) *Resource { return r.resources[gvr] }

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/api/kind"
@@ -93,7 +94,11 @@ func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.It
 		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), q.Name, field.ErrorList{
 			field.Invalid(field.NewPath("metadata", "resourceVersion"), rv, "must be specified for an update")})
 	}
-	obj = r.prepareUpdate(q, obj, old)
+	r.default_(res, obj)
+	if err := r.manage(q, old, &obj); err != nil {
+		return nil, err
+	}
+	r.prepareUpdate(q, obj, old)
 	r.default_(res, obj)
 	attrs := r.attributes(q, Update, obj, old)
 	if err := r.mutate(ctx, attrs); err != nil {
@@ -114,9 +119,6 @@ func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.It
 	if err := r.validate(ctx, attrs); err != nil {
 		return nil, err
 	}
-	if err := r.manage(q, old, &obj); err != nil {
-		return nil, err
-	}
 	if unchanged(obj, old) {
 		return it, nil
 	}
@@ -134,7 +136,7 @@ func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.It
 }
 
 // prepareUpdate carries over what this endpoint may not change.
-func (r *Registry) prepareUpdate(q *Request, obj, old kind.Object) kind.Object {
+func (r *Registry) prepareUpdate(q *Request, obj, old kind.Object) {
 	res := q.Resource.hub
 	switch q.Subresource {
 	case "status":
@@ -142,11 +144,10 @@ func (r *Registry) prepareUpdate(q *Request, obj, old kind.Object) kind.Object {
 			res.PrepareStatus(obj, old)
 			break
 		}
-		next := old.DeepCopyObject().(kind.Object)
-		kind.CopyStatus(next, obj)
-		next.SetManagedFields(obj.GetManagedFields())
-		next.SetResourceVersion(obj.GetResourceVersion())
-		obj = next
+		kind.KeepAllButStatus(obj, old)
+		if res.GVR() == deploymentsGVR {
+			obj.SetLabels(old.GetLabels())
+		}
 	case "":
 		if res.PrepareUpdate != nil {
 			res.PrepareUpdate(obj, old)
@@ -167,8 +168,10 @@ func (r *Registry) prepareUpdate(q *Request, obj, old kind.Object) kind.Object {
 		obj.SetManagedFields(old.GetManagedFields())
 	}
 	obj.SetSelfLink("")
-	return obj
 }
+
+// deploymentsGVR alone keeps its labels from writers of the status.
+var deploymentsGVR = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
 
 // setGeneration raises metadata.generation when the desired state changed.
 func setGeneration(res *Resource, subresource string, obj, old kind.Object) {

@@ -72,7 +72,13 @@ type Cache struct {
 	first    int
 	floor    int64 // events up to this revision may be missing from the ring
 	watchers map[*Watcher]struct{}
+
+	changes atomic.Int64
 }
+
+// Changes counts the changes since the start: as long as it stays the same, so
+// does the state.
+func (c *Cache) Changes() int64 { return c.changes.Load() }
 
 func newCache(hub *Hub, k *kind.Kind) *Cache {
 	return &Cache{
@@ -158,7 +164,16 @@ func (c *Cache) apply(key string, item *Item, revision int64, now time.Time) *Ev
 			ev.Type, ev.Prev = Modified, prev
 		}
 	}
+	if d := c.hub.detector; d != nil {
+		if ev.Prev != nil {
+			d.goes(ev.Prev)
+		}
+		if item != nil {
+			d.came(item)
+		}
+	}
 	c.snapshot = nil
+	c.changes.Add(1)
 	c.push(ev, now)
 	for w := range c.watchers {
 		w.wake()

@@ -30,6 +30,7 @@ type Hub struct {
 	log    *slog.Logger
 
 	byStorage map[string]*Cache
+	detector  *detector // nil: off
 
 	revision atomic.Int64
 	mu       sync.Mutex
@@ -43,8 +44,14 @@ type waiter struct {
 }
 
 // Open loads every kind's objects from the store.
-func Open(ctx context.Context, s store.Store, kinds []*kind.Kind, decode Decoder, now func() time.Time, log *slog.Logger) (*Hub, error) {
+//
+// mutated, if set, is told about shared objects that somebody has changed, and
+// what of them; it costs an encoding for each write.
+func Open(ctx context.Context, s store.Store, kinds []*kind.Kind, decode Decoder, mutated func(key, change string), now func() time.Time, log *slog.Logger) (*Hub, error) {
 	h := &Hub{store: s, decode: decode, now: now, log: log, byStorage: map[string]*Cache{}, pending: map[string]*Pending{}}
+	if mutated != nil {
+		h.detector = newDetector(mutated)
+	}
 	for _, k := range kinds {
 		if k.Hub.Empty() {
 			h.byStorage[k.Storage] = newCache(h, k)
@@ -54,6 +61,14 @@ func Open(ctx context.Context, s store.Store, kinds []*kind.Kind, decode Decoder
 		return nil, err
 	}
 	return h, nil
+}
+
+// CheckShared looks at every cached object for changes, if Open was told whom
+// to tell.
+func (h *Hub) CheckShared() {
+	if h.detector != nil {
+		h.detector.all()
+	}
 }
 
 // Cache returns the cache of a stored kind, or nil.
@@ -111,6 +126,9 @@ func (h *Hub) load(ctx context.Context) error {
 			}
 			item := NewItem(key, obj, kv.Revision)
 			if first {
+				if h.detector != nil {
+					h.detector.came(item)
+				}
 				c.tree.ReplaceOrInsert(item)
 			} else {
 				c.apply(key, item, kv.Revision, h.now())

@@ -1,0 +1,113 @@
+package apiserver
+
+import (
+	"errors"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/registry"
+	"knarr.dev/knarr/apiserver/watchcache"
+)
+
+// Lookup reads the registry's caches for admission and authorization. Its parts
+// are needed to open a registry, so Registry is set afterwards and before the
+// first request.
+type Lookup struct{ Registry *registry.Registry }
+
+var _ auth.Roles = (*Lookup)(nil)
+
+// One returns an object, or nil if it does not exist.
+func (l *Lookup) One(gvr schema.GroupVersionResource, namespace, name string) kind.Object {
+	res := l.Registry.Resource(gvr)
+	if res == nil {
+		return nil
+	}
+	key := name
+	if res.Namespaced {
+		key = namespace + "/" + name
+	}
+	if it := res.Cache.Get(key); it != nil {
+		return it.Object
+	}
+	return nil
+}
+
+// Each visits the objects of a namespace ("" for all) until visit returns false.
+func (l *Lookup) Each(gvr schema.GroupVersionResource, namespace string, visit func(kind.Object) bool) {
+	res := l.Registry.Resource(gvr)
+	if res == nil {
+		return
+	}
+	prefix := ""
+	if namespace != "" {
+		prefix = namespace + "/"
+	}
+	res.Cache.Snapshot().Ascend(prefix, "", func(i *watchcache.Item) bool { return visit(i.Object) })
+}
+
+func rbacResource(name string) schema.GroupVersionResource {
+	return rbacv1.SchemeGroupVersion.WithResource(name)
+}
+
+// Generation implements auth.Roles.
+func (l *Lookup) Generation() (sum int64) {
+	for _, name := range []string{"clusterroles", "clusterrolebindings", "roles", "rolebindings"} {
+		if res := l.Registry.Resource(rbacResource(name)); res != nil {
+			sum += res.Cache.Changes()
+		}
+	}
+	return sum
+}
+
+// ClusterRoleBindings implements auth.Roles.
+func (l *Lookup) ClusterRoleBindings(visit func(*rbacv1.ClusterRoleBinding) bool) {
+	l.Each(rbacResource("clusterrolebindings"), "", func(o kind.Object) bool { return visit(o.(*rbacv1.ClusterRoleBinding)) })
+}
+
+// RoleBindings implements auth.Roles.
+func (l *Lookup) RoleBindings(visit func(*rbacv1.RoleBinding) bool) {
+	l.Each(rbacResource("rolebindings"), "", func(o kind.Object) bool { return visit(o.(*rbacv1.RoleBinding)) })
+}
+
+// ClusterRole implements auth.Roles.
+func (l *Lookup) ClusterRole(name string) (*rbacv1.ClusterRole, bool) {
+	r, ok := l.One(rbacResource("clusterroles"), "", name).(*rbacv1.ClusterRole)
+	return r, ok
+}
+
+// Role implements auth.Roles.
+func (l *Lookup) Role(namespace, name string) (*rbacv1.Role, bool) {
+	r, ok := l.One(rbacResource("roles"), namespace, name).(*rbacv1.Role)
+	return r, ok
+}
+
+// Live tells whether what a token is bound to still exists.
+func (l *Lookup) Live(b auth.Bound) error {
+	core := func(resource string) schema.GroupVersionResource {
+		return corev1.SchemeGroupVersion.WithResource(resource)
+	}
+	sa, ok := l.One(core("serviceaccounts"), b.Namespace, b.ServiceAccount.Name).(*corev1.ServiceAccount)
+	if !ok || sa.UID != b.ServiceAccount.UID {
+		return errors.New("service account does not exist any more")
+	}
+	if b.Pod != nil {
+		if pod, ok := l.One(core("pods"), b.Namespace, b.Pod.Name).(*corev1.Pod); !ok || pod.UID != b.Pod.UID {
+			return errors.New("pod does not exist any more")
+		}
+	}
+	if b.Secret != nil {
+		if s, ok := l.One(core("secrets"), b.Namespace, b.Secret.Name).(*corev1.Secret); !ok || s.UID != b.Secret.UID {
+			return errors.New("secret does not exist any more")
+		}
+	}
+	if b.Node != nil && b.Node.UID != "" && b.Pod == nil {
+		if n, ok := l.One(core("nodes"), "", b.Node.Name).(*corev1.Node); !ok || n.UID != b.Node.UID {
+			return errors.New("node does not exist any more")
+		}
+	}
+	return nil
+}
