@@ -33,8 +33,8 @@ func probes() []probe {
 		{"Linux 5.10 or later", kernelAtLeast(5, 10), ""},
 		{"overlayfs", fileSystem("overlay"), ""},
 		{"control group v2", mounted("cgroup2"), ""},
-		{"memory limits", controller("memory"), "memory limits are not enforced"},
-		{"CPU limits", controller("cpu"), "CPU limits are not enforced"},
+		{"memory limits", cgroupController("memory"), "memory limits are not enforced"},
+		{"CPU limits", cgroupController("cpu"), "CPU limits are not enforced"},
 		{"network namespaces", exists("/proc/self/ns/net"), ""},
 		{"eBPF socket hooks", program(ebpf.CGroupSockAddr), ""},
 		{"eBPF type information (BTF)", exists("/sys/kernel/btf/vmlinux"), "kernel structures are not read by eBPF programs"},
@@ -114,8 +114,8 @@ func inFile(file, text string) func() error {
 	}
 }
 
-// controller looks for a cgroup controller in v2 or v1.
-func controller(name string) func() error {
+// cgroupController looks for a cgroup controller in v2 or v1.
+func cgroupController(name string) func() error {
 	return func() error {
 		for _, f := range []string{"/sys/fs/cgroup/cgroup.controllers", "/sys/fs/cgroup/unified/cgroup.controllers"} {
 			if b, err := os.ReadFile(f); err == nil && strings.Contains(" "+string(b)+" ", name) {

@@ -94,9 +94,10 @@ func (c *Config) clusterDNS() netip.Addr {
 // nothing runs. On an error everything is closed again.
 func openCluster(ctx context.Context, cfg *Config, log *slog.Logger) (c *cluster, err error) {
 	c = &cluster{cfg: cfg, log: log, stopDNS: func() {}}
+	opened := c // "return nil, err" clears c
 	defer func() {
 		if err != nil {
-			c.close()
+			opened.close()
 		}
 	}()
 	for _, dir := range []string{cfg.DataDir, cfg.RunDir} {
@@ -130,7 +131,10 @@ func openCluster(ctx context.Context, cfg *Config, log *slog.Logger) (c *cluster
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return c, c.openDNS()
+	if err := c.openDNS(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // listenUnix binds a socket path; one that a dead process left is replaced.
@@ -288,7 +292,7 @@ func (c *cluster) runNode(ctx context.Context, g *errgroup.Group) error {
 		NodeName: c.cfg.Node.Name, Client: node, CRI: conn, Recorder: c.recorder(ctx, g, node, "kubelet", c.cfg.Node.Name),
 		Root: filepath.Join(c.cfg.DataDir, "agent"), LogRoot: c.cfg.logRoot(),
 		NodeIPs: []netip.Addr{netip.MustParseAddr(c.cfg.Node.IP)}, ClusterDNS: []netip.Addr{c.cfg.clusterDNS()}, ClusterDomain: c.cfg.Network.Domain,
-		MaxPods: c.cfg.Node.MaxPods, NodeLabels: c.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
+		CgroupRoot: "/" + c.cfg.Name + "/kubepods", MaxPods: c.cfg.Node.MaxPods, NodeLabels: c.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
 		Listen:    c.agent,
 		TLS:       &tls.Config{Certificates: []tls.Certificate{pair.TLS}, ClientCAs: c.control.ca.Pool(), ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12},
 		Authorize: c.authorizeAgent, Clock: clock.RealClock{}, Log: c.log,

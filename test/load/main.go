@@ -52,6 +52,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: load [flags] http://HOST:PORT/PATH")
 		os.Exit(2)
 	}
+	if target.Port() == "" {
+		target.Host = net.JoinHostPort(target.Hostname(), "80")
+	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	var end <-chan time.Time
