@@ -171,6 +171,16 @@ func (s *Server) removeContainer(ctx context.Context, c *container) error {
 }
 
 // release closes this process' handles.
+// stopReading ends the copying of output; what comes after stays in the pipes for
+// our successor.
+func (c *container) stopReading() {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.output != nil {
+		c.output.stop()
+	}
+}
+
 func (c *container) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

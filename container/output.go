@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -146,6 +147,16 @@ func (o *output) run(work *sync.WaitGroup, logger *slog.Logger) {
 	work.Go(func() { o.readers.Wait(); close(o.done) })
 }
 
+// stop ends run's copying without closing anything.
+func (o *output) stop() {
+	for _, f := range []*os.File{o.out, o.err} {
+		if f != nil {
+			// A file that cannot have a deadline has been closed already.
+			_ = f.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
 // copy borrows a buffer only while there is something to read, so that a
 // silent container holds none.
 func (o *output) copy(from *os.File, stream log.Stream) error {
@@ -182,7 +193,7 @@ func (o *output) copy(from *os.File, stream log.Stream) error {
 		// A terminal whose last user has closed it reports EIO.
 		if err != nil || n <= 0 || failure != nil {
 			flush := line.Flush()
-			if failure == unix.EIO || errors.Is(err, os.ErrClosed) {
+			if failure == unix.EIO || errors.Is(err, os.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 				failure, err = nil, nil
 			}
 			return errors.Join(failure, err, flush)

@@ -142,6 +142,11 @@ func (s *Server) Close() error {
 	if s.streams != nil {
 		errs = append(errs, s.streams.Close())
 	}
+	s.mu.RLock()
+	for _, c := range s.containers {
+		c.stopReading()
+	}
+	s.mu.RUnlock()
 	s.work.Wait()
 	s.mu.Lock()
 	for _, c := range s.containers {
