@@ -26,6 +26,9 @@ func Deployment() *kind.Kind {
 			kind.KeepAllButStatus(obj, old)
 			obj.SetLabels(old.GetLabels())
 		},
+		Validate:       kind.Check(validateDeployment),
+		ValidateUpdate: kind.CheckChange(validateDeploymentUpdate),
+		ValidateStatus: kind.CheckChange(validateDeploymentStatus),
 		Scale: kind.ScaleOf(
 			func(d *appsv1.Deployment) **int32 { return &d.Spec.Replicas },
 			func(d *appsv1.Deployment) int32 { return d.Status.Replicas },
@@ -49,7 +52,10 @@ func ReplicaSet() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "ReplicaSet", Resource: "replicasets", ShortNames: []string{"rs"},
 		Categories: []string{"all"}, Namespaced: true, HasStatus: true,
-		Default: kind.Each(defaultReplicaSet),
+		Default:        kind.Each(defaultReplicaSet),
+		Validate:       kind.Check(validateReplicaSet),
+		ValidateUpdate: kind.CheckChange(validateReplicaSetUpdate),
+		ValidateStatus: kind.CheckChange(validateReplicaSetStatus),
 		Scale: kind.ScaleOf(
 			func(r *appsv1.ReplicaSet) **int32 { return &r.Spec.Replicas },
 			func(r *appsv1.ReplicaSet) int32 { return r.Status.Replicas },
@@ -76,7 +82,9 @@ func DaemonSet() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "DaemonSet", Resource: "daemonsets", ShortNames: []string{"ds"},
 		Categories: []string{"all"}, Namespaced: true, HasStatus: true,
-		Default: kind.Each(defaultDaemonSet),
+		Default:        kind.Each(defaultDaemonSet),
+		Validate:       kind.Check(validateDaemonSet),
+		ValidateUpdate: kind.CheckChange(validateDaemonSetUpdate),
 		Columns: append(columns.Named(
 			columns.Count("Desired", "Nodes that should run the pod."),
 			columns.Count("Current", "Nodes that run the pod."),
@@ -101,7 +109,9 @@ func StatefulSet() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "StatefulSet", Resource: "statefulsets", ShortNames: []string{"sts"},
 		Categories: []string{"all"}, Namespaced: true, HasStatus: true,
-		Default: kind.Each(defaultStatefulSet),
+		Default:        kind.Each(defaultStatefulSet),
+		Validate:       kind.Check(validateStatefulSet),
+		ValidateUpdate: kind.CheckChange(validateStatefulSetUpdate),
 		Scale: kind.ScaleOf(
 			func(s *appsv1.StatefulSet) **int32 { return &s.Spec.Replicas },
 			func(s *appsv1.StatefulSet) int32 { return s.Status.Replicas },
@@ -121,6 +131,8 @@ func StatefulSet() *kind.Kind {
 func ControllerRevision() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "ControllerRevision", Resource: "controllerrevisions", Namespaced: true, NoGeneration: true,
+		Validate:       kind.Check(validateControllerRevision),
+		ValidateUpdate: kind.CheckChange(validateControllerRevisionUpdate),
 		Columns: columns.Named(
 			columns.Text("Controller", "The object that the revision belongs to."),
 			columns.Text("Revision", "The revision's number."),

@@ -21,7 +21,8 @@ func HorizontalPodAutoscaler() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v2", Kind: "HorizontalPodAutoscaler", Resource: "horizontalpodautoscalers",
 		ShortNames: []string{"hpa"}, Categories: []string{"all"}, Namespaced: true, HasStatus: true,
-		Default: kind.Each(defaultAutoscaler),
+		Default:  kind.Each(defaultAutoscaler),
+		Validate: kind.Check(validateAutoscaler),
 		Columns: columns.Named(
 			columns.Text("Reference", "What is scaled."),
 			columns.Text("Targets", "Measured and wanted values of the metrics."),

@@ -30,8 +30,10 @@ const (
 func Job() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "Job", Resource: "jobs", Categories: []string{"all"}, Namespaced: true, HasStatus: true,
-		Default:       kind.Each(defaultJob),
-		PrepareCreate: kind.Each(prepareJob),
+		Default:        kind.Each(defaultJob),
+		PrepareCreate:  kind.Each(prepareJob),
+		Validate:       kind.Check(validateJob),
+		ValidateUpdate: kind.CheckChange(validateJobUpdate),
 		Fields: kind.FieldsOf(func(j *batchv1.Job) fields.Set {
 			return fields.Set{"status.successful": fmt.Sprint(j.Status.Succeeded)}
 		}),
@@ -155,7 +157,9 @@ func jobStatus(j *batchv1.Job) string {
 func CronJob() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "CronJob", Resource: "cronjobs", ShortNames: []string{"cj"}, Categories: []string{"all"}, Namespaced: true, HasStatus: true,
-		Default: kind.Each(defaultCronJob),
+		Default:        kind.Each(defaultCronJob),
+		Validate:       kind.Check(validateCronJob),
+		ValidateUpdate: kind.CheckChange(validateCronJobUpdate),
 		Columns: append(columns.Named(
 			columns.Text("Schedule", "When jobs are made, in Cron format."),
 			columns.Text("Timezone", "Time zone of the schedule."),

@@ -26,6 +26,8 @@ func PersistentVolumeClaim() *kind.Kind {
 			c.Status = *old.Status.DeepCopy()
 			copyDataSource(&c.Spec)
 		}),
+		Validate:       kind.Check(validateClaim),
+		ValidateUpdate: kind.CheckChange(validateClaimUpdate),
 		Columns: append(columns.Named(
 			columns.Text("Status", "Whether a volume has been found."),
 			columns.Text("Volume", "The volume."),
@@ -82,7 +84,9 @@ func PersistentVolume() *kind.Kind {
 			created := pv.CreationTimestamp
 			pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: &created}
 		}),
-		Fields: kind.FieldsOf(func(pv *corev1.PersistentVolume) fields.Set { return fields.Set{"name": pv.Name} }),
+		Validate:       kind.Check(validateVolumeObject),
+		ValidateUpdate: kind.CheckChange(validateVolumeUpdate),
+		Fields:         kind.FieldsOf(func(pv *corev1.PersistentVolume) fields.Set { return fields.Set{"name": pv.Name} }),
 		Columns: append(columns.Named(
 			columns.Text("Capacity", "The volume's size."),
 			columns.Text("Access Modes", "How it may be mounted."),

@@ -16,7 +16,9 @@ import (
 func ConfigMap() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "ConfigMap", Resource: "configmaps", ShortNames: []string{"cm"}, Namespaced: true, NoGeneration: true,
-		Columns: columns.Named(columns.Text("Data", "Number of keys."), columns.Age()),
+		Validate:       kind.Check(validateConfigMap),
+		ValidateUpdate: kind.CheckChange(validateConfigMapUpdate),
+		Columns:        columns.Named(columns.Text("Data", "Number of keys."), columns.Age()),
 		Row: kind.RowOf(func(c *corev1.ConfigMap, now time.Time) []any {
 			return []any{c.Name, int64(len(c.Data) + len(c.BinaryData)), columns.Created(c, now)}
 		}),
@@ -27,9 +29,11 @@ func ConfigMap() *kind.Kind {
 func Secret() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "Secret", Resource: "secrets", Namespaced: true, NoGeneration: true, SecretAtRest: true,
-		Default: kind.Each(defaultSecret),
-		Fields:  kind.FieldsOf(func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} }),
-		Columns: columns.Named(columns.Text("Type", "What the secret is for."), columns.Text("Data", "Number of keys."), columns.Age()),
+		Default:        kind.Each(defaultSecret),
+		Validate:       kind.Check(validateSecret),
+		ValidateUpdate: kind.CheckChange(validateSecretUpdate),
+		Fields:         kind.FieldsOf(func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} }),
+		Columns:        columns.Named(columns.Text("Type", "What the secret is for."), columns.Text("Data", "Number of keys."), columns.Age()),
 		Row: kind.RowOf(func(s *corev1.Secret, now time.Time) []any {
 			return []any{s.Name, string(s.Type), int64(len(s.Data)), columns.Created(s, now)}
 		}),
@@ -53,6 +57,7 @@ func ServiceAccount() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "ServiceAccount", Resource: "serviceaccounts", ShortNames: []string{"sa"}, Namespaced: true, NoGeneration: true,
 		ValidName: validation.ValidateServiceAccountName,
+		Validate:  kind.Check(validateServiceAccount),
 	}
 }
 
@@ -67,6 +72,9 @@ func Namespace() *kind.Kind {
 			o := old.DeepCopy()
 			n.Spec.Finalizers, n.Status = o.Spec.Finalizers, o.Status
 		}),
+		Validate:       kind.Check(validateNamespace),
+		ValidateUpdate: kind.CheckChange(validateNamespaceUpdate),
+		ValidateStatus: kind.CheckChange(validateNamespaceStatus),
 		Fields: kind.FieldsOf(func(n *corev1.Namespace) fields.Set {
 			return fields.Set{"name": n.Name, "status.phase": string(n.Status.Phase)}
 		}),
@@ -101,8 +109,9 @@ func prepareNamespace(n *corev1.Namespace) {
 func LimitRange() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "LimitRange", Resource: "limitranges", ShortNames: []string{"limits"}, Namespaced: true, NoGeneration: true,
-		Default: kind.Each(defaultLimitRange),
-		Columns: columns.Named(columns.Text("Created At", "When the object was created.")),
+		Default:  kind.Each(defaultLimitRange),
+		Validate: kind.Check(validateLimitRange),
+		Columns:  columns.Named(columns.Text("Created At", "When the object was created.")),
 		Row: kind.RowOf(func(l *corev1.LimitRange, _ time.Time) []any {
 			return []any{l.Name, l.CreationTimestamp.UTC().Format(time.RFC3339)}
 		}),
@@ -147,6 +156,8 @@ func ResourceQuota() *kind.Kind {
 			roundResources(q.Status.Hard)
 			roundResources(q.Status.Used)
 		}),
+		Validate:       kind.Check(validateResourceQuota),
+		ValidateUpdate: kind.CheckChange(validateResourceQuotaUpdate),
 		Columns: columns.Named(
 			columns.Text("Request", "Requests in use, and what is granted."),
 			columns.Text("Limit", "Limits in use, and what is granted."), columns.Age()),
@@ -158,9 +169,10 @@ func ResourceQuota() *kind.Kind {
 func Event() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "Event", Resource: "events", ShortNames: []string{"ev"}, Namespaced: true, NoGeneration: true, AllowCreateOnUpdate: true,
-		Fields:  kind.FieldsOf(eventFields),
-		Columns: eventColumns(),
-		Row:     kind.RowOf(eventRow),
+		Validate: kind.Check(validateEvent),
+		Fields:   kind.FieldsOf(eventFields),
+		Columns:  eventColumns(),
+		Row:      kind.RowOf(eventRow),
 	}
 }
 

@@ -20,7 +20,10 @@ func Node() *kind.Kind {
 		Version: "v1", Kind: "Node", Resource: "nodes", ShortNames: []string{"no"}, Storage: "minions", HasStatus: true, NoGeneration: true,
 		Default: kind.Each(defaultNode),
 		// An agent registers its node together with its status.
-		PrepareCreate: func(kind.Object) {},
+		PrepareCreate:  func(kind.Object) {},
+		Validate:       kind.Check(validateNode),
+		ValidateUpdate: kind.CheckChange(validateNodeUpdate),
+		ValidateStatus: kind.CheckChange(validateNodeUpdate),
 		Fields: kind.FieldsOf(func(n *corev1.Node) fields.Set {
 			return fields.Set{"spec.unschedulable": fmt.Sprint(n.Spec.Unschedulable)}
 		}),

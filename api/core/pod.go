@@ -19,11 +19,14 @@ import (
 func Pod() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "Pod", Resource: "pods", ShortNames: []string{"po"}, Categories: []string{"all"}, Namespaced: true, HasStatus: true,
-		Default:       kind.Each(defaultPod),
-		PrepareCreate: kind.Each(preparePod),
-		PrepareUpdate: kind.Pair(preparePodUpdate),
-		PrepareStatus: kind.Pair(preparePodStatus),
-		Fields:        kind.FieldsOf(podFields),
+		Default:        kind.Each(defaultPod),
+		PrepareCreate:  kind.Each(preparePod),
+		PrepareUpdate:  kind.Pair(preparePodUpdate),
+		PrepareStatus:  kind.Pair(preparePodStatus),
+		Validate:       kind.Check(validatePod),
+		ValidateUpdate: kind.CheckChange(validatePodUpdate),
+		ValidateStatus: kind.CheckChange(validatePodStatusUpdate),
+		Fields:         kind.FieldsOf(podFields),
 		Columns: append(columns.Named(
 			columns.Text("Ready", "Ready containers of all."),
 			columns.Text("Status", "What the pod's containers are doing, in one word."),
@@ -65,7 +68,8 @@ func podFields(p *corev1.Pod) fields.Set {
 func PodTemplate() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "PodTemplate", Resource: "podtemplates", Namespaced: true,
-		Default: kind.Each(func(t *corev1.PodTemplate) { DefaultPodTemplate(&t.Template) }),
+		Default:  kind.Each(func(t *corev1.PodTemplate) { DefaultPodTemplate(&t.Template) }),
+		Validate: kind.Check(validatePodTemplateObject),
 		Columns: columns.Named(
 			columns.Text("Containers", "Names of the template's containers."),
 			columns.Text("Images", "Images of the template's containers."),

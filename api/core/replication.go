@@ -18,7 +18,9 @@ func ReplicationController() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "ReplicationController", Resource: "replicationcontrollers", ShortNames: []string{"rc"}, Categories: []string{"all"},
 		Namespaced: true, Storage: "controllers", HasStatus: true,
-		Default: kind.Each(defaultReplicationController),
+		Default:        kind.Each(defaultReplicationController),
+		Validate:       kind.Check(validateReplicationController),
+		ValidateUpdate: kind.CheckChange(func(rc, _ *corev1.ReplicationController) errorList { return validateReplicationController(rc) }),
 		Scale: kind.ScaleOf(
 			func(r *corev1.ReplicationController) **int32 { return &r.Spec.Replicas },
 			func(r *corev1.ReplicationController) int32 { return r.Status.Replicas },

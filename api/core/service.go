@@ -20,8 +20,11 @@ func Service() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "Service", Resource: "services", ShortNames: []string{"svc"}, Categories: []string{"all"},
 		Namespaced: true, Storage: "services/specs", HasStatus: true, NoGeneration: true,
-		ValidName: validation.NameIsDNSLabel,
-		Default:   kind.Each(defaultService),
+		ValidName:      validation.NameIsDNSLabel,
+		Default:        kind.Each(defaultService),
+		Validate:       kind.Check(validateService),
+		ValidateUpdate: kind.CheckChange(validateServiceUpdate),
+		ValidateStatus: kind.CheckChange(validateServiceStatus),
 		Fields: kind.FieldsOf(func(s *corev1.Service) fields.Set {
 			return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
 		}),
@@ -138,7 +141,8 @@ func Endpoints() *kind.Kind {
 				}
 			}
 		}),
-		Columns: columns.Named(columns.Text("Endpoints", "Ready addresses."), columns.Age()),
+		Validate: kind.Check(validateEndpoints),
+		Columns:  columns.Named(columns.Text("Endpoints", "Ready addresses."), columns.Age()),
 		Row: kind.RowOf(func(e *corev1.Endpoints, now time.Time) []any {
 			var all []string
 			for _, s := range e.Subsets {

@@ -18,7 +18,9 @@ import (
 func EndpointSlice() *kind.Kind {
 	return &kind.Kind{
 		Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice", Resource: "endpointslices", Namespaced: true,
-		Default: kind.Each(defaultEndpointSlice),
+		Default:        kind.Each(defaultEndpointSlice),
+		Validate:       kind.Check(validateEndpointSlice),
+		ValidateUpdate: kind.CheckChange(validateEndpointSliceUpdate),
 		Columns: columns.Named(
 			columns.Text("AddressType", "IPv4, IPv6 or FQDN."),
 			columns.Text("Ports", "Ports of every endpoint."),

@@ -19,6 +19,7 @@ const group = "networking.k8s.io"
 func Ingress() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "Ingress", Resource: "ingresses", ShortNames: []string{"ing"}, Namespaced: true, Storage: "ingress", HasStatus: true,
+		Validate: kind.Check(validateIngress),
 		Columns: columns.Named(
 			columns.Text("Class", "The class of controller that serves it."),
 			columns.Text("Hosts", "Hosts that are served."),
@@ -69,6 +70,8 @@ func IngressClass() *kind.Kind {
 				p.Scope = &cluster
 			}
 		}),
+		Validate:       kind.Check(validateIngressClass),
+		ValidateUpdate: kind.CheckChange(validateIngressClassUpdate),
 		Columns: columns.Named(
 			columns.Text("Controller", "The controller that serves it."),
 			columns.Text("Parameters", "Where its configuration is."),
@@ -92,8 +95,9 @@ func IngressClass() *kind.Kind {
 func NetworkPolicy() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "NetworkPolicy", Resource: "networkpolicies", ShortNames: []string{"netpol"}, Namespaced: true,
-		Default: kind.Each(defaultNetworkPolicy),
-		Columns: columns.Named(columns.Text("Pod-Selector", "Pods that it applies to."), columns.Age()),
+		Default:  kind.Each(defaultNetworkPolicy),
+		Validate: kind.Check(validateNetworkPolicy),
+		Columns:  columns.Named(columns.Text("Pod-Selector", "Pods that it applies to."), columns.Age()),
 		Row: kind.RowOf(func(p *networkingv1.NetworkPolicy, now time.Time) []any {
 			return []any{p.Name, columns.Selector(&p.Spec.PodSelector), columns.Created(p, now)}
 		}),
@@ -130,8 +134,10 @@ func defaultPolicyPorts(ports []networkingv1.NetworkPolicyPort) {
 func IPAddress() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "IPAddress", Resource: "ipaddresses", ShortNames: []string{"ip"},
-
-		Columns: columns.Named(columns.Text("ParentRef", "The object that the address belongs to.")),
+		ValidName:      ipName,
+		Validate:       kind.Check(validateIPAddress),
+		ValidateUpdate: kind.CheckChange(validateIPAddressUpdate),
+		Columns:        columns.Named(columns.Text("ParentRef", "The object that the address belongs to.")),
 		Row: kind.RowOf(func(a *networkingv1.IPAddress, _ time.Time) []any {
 			ref := columns.None
 			if r := a.Spec.ParentRef; r != nil {
@@ -159,7 +165,9 @@ func suffix(sep, s string) string {
 func ServiceCIDR() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "ServiceCIDR", Resource: "servicecidrs", HasStatus: true,
-		Columns: columns.Named(columns.Text("CIDRs", "Ranges of service addresses."), columns.Age()),
+		Validate:       kind.Check(validateServiceCIDR),
+		ValidateUpdate: kind.CheckChange(validateServiceCIDRUpdate),
+		Columns:        columns.Named(columns.Text("CIDRs", "Ranges of service addresses."), columns.Age()),
 		Row: kind.RowOf(func(c *networkingv1.ServiceCIDR, now time.Time) []any {
 			return []any{c.Name, strings.Join(c.Spec.CIDRs, ","), columns.Created(c, now)}
 		}),

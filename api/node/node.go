@@ -14,7 +14,9 @@ import (
 func RuntimeClass() *kind.Kind {
 	return &kind.Kind{
 		Group: "node.k8s.io", Version: "v1", Kind: "RuntimeClass", Resource: "runtimeclasses", NoGeneration: true,
-		Columns: columns.Named(columns.Text("Handler", "The runtime's own name for it."), columns.Age()),
+		Validate:       kind.Check(validateRuntimeClass),
+		ValidateUpdate: kind.CheckChange(validateRuntimeClassUpdate),
+		Columns:        columns.Named(columns.Text("Handler", "The runtime's own name for it."), columns.Age()),
 		Row: kind.RowOf(func(c *nodev1.RuntimeClass, now time.Time) []any {
 			return []any{c.Name, c.Handler, columns.Created(c, now)}
 		}),

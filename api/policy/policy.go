@@ -15,6 +15,7 @@ import (
 func PodDisruptionBudget() *kind.Kind {
 	return &kind.Kind{
 		Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Resource: "poddisruptionbudgets", ShortNames: []string{"pdb"}, Namespaced: true, HasStatus: true,
+		Validate: kind.Check(validateBudget),
 		Columns: columns.Named(
 			columns.Text("Min Available", "Pods that must stay."),
 			columns.Text("Max Unavailable", "Pods that may be away."),

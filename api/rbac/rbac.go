@@ -20,6 +20,7 @@ func Role() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "Role", Resource: "roles", Namespaced: true, NoGeneration: true, AllowCreateOnUpdate: true,
 		ValidName: path.ValidatePathSegmentName,
+		Validate:  kind.Check(validateRole),
 		Columns:   columns.Named(createdAt()),
 		Row: kind.RowOf(func(r *rbacv1.Role, _ time.Time) []any {
 			return []any{r.Name, r.CreationTimestamp.UTC().Format(time.RFC3339)}
@@ -32,6 +33,7 @@ func ClusterRole() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "ClusterRole", Resource: "clusterroles", NoGeneration: true, AllowCreateOnUpdate: true,
 		ValidName: path.ValidatePathSegmentName,
+		Validate:  kind.Check(validateClusterRole),
 		Columns:   columns.Named(createdAt()),
 		Row: kind.RowOf(func(r *rbacv1.ClusterRole, _ time.Time) []any {
 			return []any{r.Name, r.CreationTimestamp.UTC().Format(time.RFC3339)}
@@ -45,9 +47,11 @@ func createdAt() columns.Column { return columns.Text("Created At", "When the ob
 func RoleBinding() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "RoleBinding", Resource: "rolebindings", Namespaced: true, NoGeneration: true, AllowCreateOnUpdate: true,
-		ValidName: path.ValidatePathSegmentName,
-		Default:   kind.Each(func(b *rbacv1.RoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) }),
-		Columns:   bindingColumns(),
+		ValidName:      path.ValidatePathSegmentName,
+		Default:        kind.Each(func(b *rbacv1.RoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) }),
+		Validate:       kind.Check(validateRoleBinding),
+		ValidateUpdate: kind.CheckChange(validateRoleBindingUpdate),
+		Columns:        bindingColumns(),
 		Row: kind.RowOf(func(b *rbacv1.RoleBinding, now time.Time) []any {
 			return bindingRow(b.Name, b.RoleRef, b.Subjects, columns.Created(b, now))
 		}),
@@ -58,9 +62,11 @@ func RoleBinding() *kind.Kind {
 func ClusterRoleBinding() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "ClusterRoleBinding", Resource: "clusterrolebindings", NoGeneration: true, AllowCreateOnUpdate: true,
-		ValidName: path.ValidatePathSegmentName,
-		Default:   kind.Each(func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) }),
-		Columns:   bindingColumns(),
+		ValidName:      path.ValidatePathSegmentName,
+		Default:        kind.Each(func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) }),
+		Validate:       kind.Check(validateClusterRoleBinding),
+		ValidateUpdate: kind.CheckChange(validateClusterRoleBindingUpdate),
+		Columns:        bindingColumns(),
 		Row: kind.RowOf(func(b *rbacv1.ClusterRoleBinding, now time.Time) []any {
 			return bindingRow(b.Name, b.RoleRef, b.Subjects, columns.Created(b, now))
 		}),

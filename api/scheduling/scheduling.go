@@ -21,6 +21,8 @@ func PriorityClass() *kind.Kind {
 				c.PreemptionPolicy = &lower
 			}
 		}),
+		Validate:       kind.Check(validatePriorityClass),
+		ValidateUpdate: kind.CheckChange(validatePriorityClassUpdate),
 		Columns: columns.Named(
 			columns.Count("Value", "The priority."),
 			columns.Flag("Global-Default", "Whether pods without a class are of this one."),

@@ -22,6 +22,8 @@ func StorageClass() *kind.Kind {
 			set(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
 			set(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)
 		}),
+		Validate:       kind.Check(validateStorageClass),
+		ValidateUpdate: kind.CheckChange(validateStorageClassUpdate),
 		Columns: columns.Named(
 			columns.Text("Provisioner", "What makes its volumes."),
 			columns.Text("ReclaimPolicy", "What becomes of volumes when their claims go."),
@@ -45,7 +47,9 @@ func StorageClass() *kind.Kind {
 func VolumeAttributesClass() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "VolumeAttributesClass", Resource: "volumeattributesclasses", ShortNames: []string{"vac"}, NoGeneration: true,
-		Columns: columns.Named(columns.Text("DriverName", "The driver that it is for."), columns.Age()),
+		Validate:       kind.Check(validateAttributesClass),
+		ValidateUpdate: kind.CheckChange(validateAttributesClassUpdate),
+		Columns:        columns.Named(columns.Text("DriverName", "The driver that it is for."), columns.Age()),
 		Row: kind.RowOf(func(c *storagev1.VolumeAttributesClass, now time.Time) []any {
 			name := c.Name
 			if c.Annotations["storageclass.kubernetes.io/is-default-class"] == "true" {
@@ -60,6 +64,8 @@ func VolumeAttributesClass() *kind.Kind {
 func VolumeAttachment() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "VolumeAttachment", Resource: "volumeattachments", HasStatus: true, NoGeneration: true,
+		Validate:       kind.Check(validateAttachment),
+		ValidateUpdate: kind.CheckChange(validateAttachmentUpdate),
 		Columns: columns.Named(
 			columns.Text("Attacher", "The driver that attaches."),
 			columns.Text("PV", "The volume."),
@@ -77,7 +83,8 @@ func VolumeAttachment() *kind.Kind {
 func CSINode() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "CSINode", Resource: "csinodes", NoGeneration: true,
-		Columns: columns.Named(columns.Count("Drivers", "Number of drivers on the node."), columns.Age()),
+		Validate: kind.Check(validateCSINode),
+		Columns:  columns.Named(columns.Count("Drivers", "Number of drivers on the node."), columns.Age()),
 		Row: kind.RowOf(func(n *storagev1.CSINode, now time.Time) []any {
 			return []any{n.Name, int64(len(n.Spec.Drivers)), columns.Created(n, now)}
 		}),
@@ -88,6 +95,8 @@ func CSINode() *kind.Kind {
 func CSIStorageCapacity() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "CSIStorageCapacity", Resource: "csistoragecapacities", Namespaced: true, NoGeneration: true,
+		Validate:       kind.Check(validateCapacity),
+		ValidateUpdate: kind.CheckChange(validateCapacityUpdate),
 		Columns: columns.Named(
 			columns.Text("StorageClassName", "The class of storage."),
 			columns.Text("Capacity", "What is free."),
@@ -118,6 +127,8 @@ func CSIDriver() *kind.Kind {
 			set(&s.RequiresRepublish, false)
 			set(&s.SELinuxMount, false)
 		}),
+		Validate:       kind.Check(validateDriver),
+		ValidateUpdate: kind.CheckChange(validateDriverUpdate),
 		Columns: columns.Named(
 			columns.Flag("AttachRequired", "Whether volumes are attached before they are mounted."),
 			columns.Flag("PodInfoOnMount", "Whether the driver is told of the pod."),

@@ -1,0 +1,188 @@
+// Package check holds the validations that kinds of several groups share. Paths,
+// types and wording of errors are the ones that Kubernetes' clients know.
+package check
+
+import (
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Errors is a list of validation errors.
+type Errors = field.ErrorList
+
+// Each makes one Invalid of each message.
+func Each(at *field.Path, value any, messages []string) Errors {
+	var errs Errors
+	for _, m := range messages {
+		errs = append(errs, field.Invalid(at, value, m))
+	}
+	return errs
+}
+
+// DNSLabel checks a name that is one label.
+func DNSLabel(at *field.Path, name string) Errors {
+	return Each(at, name, validation.IsDNS1123Label(name))
+}
+
+// DNSSubdomain checks a name of labels.
+func DNSSubdomain(at *field.Path, name string) Errors {
+	return Each(at, name, validation.IsDNS1123Subdomain(name))
+}
+
+// RequiredName checks a subdomain that must be there.
+func RequiredName(at *field.Path, name string) Errors {
+	if name == "" {
+		return Errors{field.Required(at, "")}
+	}
+	return DNSSubdomain(at, name)
+}
+
+// Required refuses an empty string.
+func Required(at *field.Path, value string) Errors {
+	if value == "" {
+		return Errors{field.Required(at, "")}
+	}
+	return nil
+}
+
+// OneOf refuses a value that is not among supported, and an absent one.
+func OneOf[T ~string](at *field.Path, value T, supported ...T) Errors {
+	if value == "" {
+		return Errors{field.Required(at, "")}
+	}
+	return OneOfOrEmpty(at, value, supported...)
+}
+
+// OneOfOrEmpty refuses a value that is neither empty nor among supported.
+func OneOfOrEmpty[T ~string](at *field.Path, value T, supported ...T) Errors {
+	if value == "" || slices.Contains(supported, value) {
+		return nil
+	}
+	return Errors{field.NotSupported(at, value, supported)}
+}
+
+// Port checks a port number.
+func Port(at *field.Path, port int32) Errors {
+	return Each(at, port, validation.IsValidPortNum(int(port)))
+}
+
+// PortNumberOrName checks a port that may be a name.
+func PortNumberOrName(at *field.Path, port intstr.IntOrString) Errors {
+	switch port.Type {
+	case intstr.Int:
+		return Each(at, port.IntValue(), validation.IsValidPortNum(port.IntValue()))
+	case intstr.String:
+		return Each(at, port.StrVal, validation.IsValidPortName(port.StrVal))
+	}
+	return Errors{field.InternalError(at, nil)}
+}
+
+// NonNegative refuses a value below zero.
+func NonNegative[T ~int | ~int32 | ~int64](at *field.Path, value T) Errors {
+	return apivalidation.ValidateNonnegativeField(int64(value), at)
+}
+
+// NonNegativePointer is NonNegative for a value that may be absent.
+func NonNegativePointer[T ~int | ~int32 | ~int64](at *field.Path, value *T) Errors {
+	if value == nil {
+		return nil
+	}
+	return NonNegative(at, *value)
+}
+
+// Quantity refuses a quantity below zero.
+func Quantity(at *field.Path, q resource.Quantity) Errors {
+	if q.Sign() < 0 {
+		return Errors{field.Invalid(at, q.String(), apivalidation.IsNegativeErrorMsg)}
+	}
+	return nil
+}
+
+// IntOrPercent checks a number or a percentage; neither may be negative.
+func IntOrPercent(at *field.Path, v *intstr.IntOrString) Errors {
+	if v == nil {
+		return nil
+	}
+	if v.Type == intstr.Int {
+		return NonNegative(at, v.IntVal)
+	}
+	return Each(at, *v, validation.IsValidPercent(v.StrVal))
+}
+
+// AtMostHundredPercent refuses more than 100%.
+func AtMostHundredPercent(at *field.Path, v *intstr.IntOrString) Errors {
+	if n, ok := percent(v); ok && n > 100 {
+		return Errors{field.Invalid(at, *v, "must not be greater than 100%")}
+	}
+	return nil
+}
+
+// IsZero tells whether a number or percentage is nothing.
+func IsZero(v *intstr.IntOrString) bool {
+	if v == nil {
+		return true
+	}
+	if n, ok := percent(v); ok {
+		return n == 0
+	}
+	return v.Type == intstr.Int && v.IntVal == 0
+}
+
+func percent(v *intstr.IntOrString) (int, bool) {
+	if v == nil || v.Type != intstr.String || len(validation.IsValidPercent(v.StrVal)) > 0 {
+		return 0, false
+	}
+	n := 0
+	for _, c := range strings.TrimSuffix(v.StrVal, "%") {
+		n = min(n*10+int(c-'0'), 1<<20)
+	}
+	return n, true
+}
+
+// Immutable refuses a change.
+func Immutable(at *field.Path, value, old any) Errors {
+	return apivalidation.ValidateImmutableField(value, old, at)
+}
+
+// Same tells whether two values mean the same.
+func Same(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
+
+// Selector checks a label selector.
+func Selector(at *field.Path, s *metav1.LabelSelector) Errors {
+	return metavalidation.ValidateLabelSelector(s, metavalidation.LabelSelectorValidationOptions{}, at)
+}
+
+// Labels checks a map of labels.
+func Labels(at *field.Path, m map[string]string) Errors { return metavalidation.ValidateLabels(m, at) }
+
+// QualifiedName checks a name with an optional DNS prefix.
+func QualifiedName(at *field.Path, name string) Errors {
+	return metavalidation.ValidateLabelName(name, at)
+}
+
+// AccessModes checks the access modes of volumes and claims.
+func AccessModes(at *field.Path, modes []corev1.PersistentVolumeAccessMode) Errors {
+	if len(modes) == 0 {
+		return Errors{field.Required(at, "at least 1 access mode is required")}
+	}
+	var errs Errors
+	alone := false
+	for i, m := range modes {
+		errs = append(errs, OneOf(at.Index(i), m, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)...)
+		alone = alone || m == corev1.ReadWriteOncePod
+	}
+	if alone && len(modes) > 1 {
+		errs = append(errs, field.Forbidden(at, "may not use ReadWriteOncePod with other access modes"))
+	}
+	return errs
+}

@@ -1,0 +1,164 @@
+package core
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/diff"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/api/check"
+)
+
+var volumeModes = []corev1.PersistentVolumeMode{corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem}
+
+func validateClaim(c *corev1.PersistentVolumeClaim) field.ErrorList {
+	return ValidateClaimSpec(&c.Spec, field.NewPath("spec"))
+}
+
+// ValidateClaimSpec checks a claim or a claim template.
+func ValidateClaimSpec(s *corev1.PersistentVolumeClaimSpec, at *field.Path) field.ErrorList {
+	errs := check.AccessModes(at.Child("accessModes"), s.AccessModes)
+	errs = append(errs, check.Selector(at.Child("selector"), s.Selector)...)
+	size, ok := s.Resources.Requests[corev1.ResourceStorage]
+	request := at.Child("resources").Key(string(corev1.ResourceStorage))
+	if !ok {
+		errs = append(errs, field.Required(request, ""))
+	} else if size.Sign() <= 0 {
+		errs = append(errs, field.Invalid(request, size.String(), "must be greater than zero"))
+	}
+	if s.StorageClassName != nil && *s.StorageClassName != "" {
+		errs = append(errs, check.DNSSubdomain(at.Child("storageClassName"), *s.StorageClassName)...)
+	}
+	if s.VolumeMode != nil {
+		errs = append(errs, check.OneOf(at.Child("volumeMode"), *s.VolumeMode, volumeModes...)...)
+	}
+	return errs
+}
+
+func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
+	errs := validateClaim(c)
+	at := field.NewPath("spec")
+	m := c.Spec.DeepCopy()
+	// Binding sets the volume's name; a claim of no class may be given one.
+	if old.Spec.VolumeName == "" {
+		m.VolumeName = old.Spec.VolumeName
+	}
+	if old.Spec.StorageClassName == nil && old.Status.Phase != corev1.ClaimBound {
+		m.StorageClassName = nil
+	}
+	m.VolumeAttributesClassName = old.Spec.VolumeAttributesClassName
+	was, now := old.Spec.Resources.Requests[corev1.ResourceStorage], m.Resources.Requests[corev1.ResourceStorage]
+	if old.Status.Phase == corev1.ClaimBound {
+		granted, known := old.Status.Capacity[corev1.ResourceStorage]
+		if now.Cmp(was) < 0 && (!known || now.Cmp(granted) <= 0) {
+			errs = append(errs, field.Forbidden(at.Child("resources", "requests", "storage"), "field can not be less than status.capacity"))
+		}
+		if m.Resources.Requests != nil && old.Spec.Resources.Requests != nil {
+			m.Resources.Requests[corev1.ResourceStorage] = was
+		}
+	}
+	if !check.Same(*m, old.Spec) {
+		errs = append(errs, field.Forbidden(at, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", diff.Diff(old.Spec, *m))))
+	}
+	return errs
+}
+
+func validateVolumeObject(pv *corev1.PersistentVolume) field.ErrorList {
+	at := field.NewPath("spec")
+	s := &pv.Spec
+	errs := check.AccessModes(at.Child("accessModes"), s.AccessModes)
+	if size, ok := s.Capacity[corev1.ResourceStorage]; !ok || len(s.Capacity) != 1 {
+		if len(s.Capacity) == 0 {
+			errs = append(errs, field.Required(at.Child("capacity"), ""))
+		} else {
+			errs = append(errs, field.NotSupported(at.Child("capacity"), s.Capacity, []corev1.ResourceName{corev1.ResourceStorage}))
+		}
+	} else if size.Sign() <= 0 {
+		errs = append(errs, field.Invalid(at.Child("capacity").Key(string(corev1.ResourceStorage)), size.String(), "must be greater than zero"))
+	}
+	errs = append(errs, check.OneOfOrEmpty(at.Child("persistentVolumeReclaimPolicy"), s.PersistentVolumeReclaimPolicy,
+		corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)...)
+	set := sources(s.PersistentVolumeSource)
+	if len(set) == 0 {
+		errs = append(errs, field.Required(at, "must specify a volume type"))
+	}
+	for i, name := range set {
+		if i > 0 {
+			errs = append(errs, field.Forbidden(at.Child(name), "may not specify more than 1 volume type"))
+		}
+	}
+	if s.HostPath != nil {
+		errs = append(errs, checkHostPath(at.Child("hostPath"), s.HostPath)...)
+	}
+	if s.Local != nil {
+		errs = append(errs, check.Required(at.Child("local", "path"), s.Local.Path)...)
+		if s.NodeAffinity == nil || s.NodeAffinity.Required == nil {
+			errs = append(errs, field.Required(at.Child("nodeAffinity"), "Local volume requires node affinity"))
+		}
+	}
+	if s.CSI != nil {
+		errs = append(errs, check.Required(at.Child("csi", "driver"), s.CSI.Driver)...)
+		errs = append(errs, check.Required(at.Child("csi", "volumeHandle"), s.CSI.VolumeHandle)...)
+	}
+	if s.NodeAffinity != nil && s.NodeAffinity.Required != nil {
+		errs = append(errs, ValidateNodeSelector(s.NodeAffinity.Required, at.Child("nodeAffinity", "required"))...)
+	}
+	if s.StorageClassName != "" {
+		errs = append(errs, check.DNSSubdomain(at.Child("storageClassName"), s.StorageClassName)...)
+	}
+	if s.VolumeMode != nil {
+		errs = append(errs, check.OneOf(at.Child("volumeMode"), *s.VolumeMode, volumeModes...)...)
+	}
+	return errs
+}
+
+func validateVolumeUpdate(pv, old *corev1.PersistentVolume) field.ErrorList {
+	errs := validateVolumeObject(pv)
+	at := field.NewPath("spec")
+	if !check.Same(pv.Spec.PersistentVolumeSource, old.Spec.PersistentVolumeSource) {
+		errs = append(errs, field.Forbidden(at.Child("persistentvolumesource"),
+			fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", diff.Diff(old.Spec.PersistentVolumeSource, pv.Spec.PersistentVolumeSource))))
+	}
+	errs = append(errs, check.Immutable(at.Child("volumeMode"), pv.Spec.VolumeMode, old.Spec.VolumeMode)...)
+	if old.Spec.NodeAffinity != nil {
+		errs = append(errs, check.Immutable(at.Child("nodeAffinity"), pv.Spec.NodeAffinity, old.Spec.NodeAffinity)...)
+	}
+	return errs
+}
+
+func validateReplicationController(r *corev1.ReplicationController) field.ErrorList {
+	at := field.NewPath("spec")
+	errs := check.NonNegative(at.Child("minReadySeconds"), r.Spec.MinReadySeconds)
+	if len(r.Spec.Selector) == 0 {
+		errs = append(errs, field.Required(at.Child("selector"), ""))
+	}
+	if r.Spec.Replicas == nil {
+		errs = append(errs, field.Required(at.Child("replicas"), ""))
+	} else {
+		errs = append(errs, check.NonNegative(at.Child("replicas"), *r.Spec.Replicas)...)
+	}
+	t := r.Spec.Template
+	if t == nil {
+		return append(errs, field.Required(at.Child("template"), ""))
+	}
+	if s := labels.SelectorFromSet(r.Spec.Selector); !s.Empty() && !s.Matches(labels.Set(t.Labels)) {
+		errs = append(errs, field.Invalid(at.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
+	}
+	errs = append(errs, ValidatePodTemplate(t, at.Child("template"))...)
+	return append(errs, OnlyRestartAlways(t, at.Child("template"))...)
+}
+
+// OnlyRestartAlways refuses templates of pods that end: controllers which keep a
+// number of pods running cannot use them.
+func OnlyRestartAlways(t *corev1.PodTemplateSpec, at *field.Path) field.ErrorList {
+	var errs errorList
+	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
+		errs = append(errs, field.NotSupported(at.Child("spec", "restartPolicy"), t.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
+	}
+	if t.Spec.ActiveDeadlineSeconds != nil {
+		errs = append(errs, field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported"))
+	}
+	return errs
+}

@@ -1,0 +1,209 @@
+package core
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/api/check"
+)
+
+const immutableData = "field is immutable when `immutable` is set"
+
+func validateConfigMap(c *corev1.ConfigMap) field.ErrorList {
+	keys, binary := map[string]int{}, map[string]int{}
+	var errs errorList
+	for k, v := range c.Data {
+		keys[k] = len(v)
+		if _, ok := c.BinaryData[k]; ok {
+			errs = append(errs, field.Invalid(field.NewPath("data").Key(k), k, "duplicate of key present in binaryData"))
+		}
+	}
+	for k, v := range c.BinaryData {
+		binary[k] = len(v)
+	}
+	keyErrs, size := checkKeys(field.NewPath("data"), keys)
+	errs = append(errs, keyErrs...)
+	keyErrs, more := checkKeys(field.NewPath("binaryData"), binary)
+	errs = append(errs, keyErrs...)
+	if size+more > corev1.MaxSecretSize {
+		errs = append(errs, field.TooLong(field.NewPath(""), "", corev1.MaxSecretSize))
+	}
+	return errs
+}
+
+func validateConfigMapUpdate(c, old *corev1.ConfigMap) field.ErrorList {
+	var errs errorList
+	if old.Immutable != nil && *old.Immutable {
+		if c.Immutable == nil || !*c.Immutable {
+			errs = append(errs, field.Forbidden(field.NewPath("immutable"), immutableData))
+		}
+		if !check.Same(c.Data, old.Data) {
+			errs = append(errs, field.Forbidden(field.NewPath("data"), immutableData))
+		}
+		if !check.Same(c.BinaryData, old.BinaryData) {
+			errs = append(errs, field.Forbidden(field.NewPath("binaryData"), immutableData))
+		}
+	}
+	return append(errs, validateConfigMap(c)...)
+}
+
+func validateSecret(s *corev1.Secret) field.ErrorList {
+	data := field.NewPath("data")
+	keys := map[string]int{}
+	for k, v := range s.Data {
+		keys[k] = len(v)
+	}
+	errs, size := checkKeys(data, keys)
+	if size > corev1.MaxSecretSize {
+		errs = append(errs, field.TooLong(data, "", corev1.MaxSecretSize))
+	}
+	return append(errs, checkSecretType(s, data)...)
+}
+
+// checkSecretType asks for the keys that a type promises to its readers.
+func checkSecretType(s *corev1.Secret, data *field.Path) errorList {
+	require := func(keys ...string) (errs errorList) {
+		for _, k := range keys {
+			if _, ok := s.Data[k]; !ok {
+				errs = append(errs, field.Required(data.Key(k), ""))
+			}
+		}
+		return errs
+	}
+	object := func(key string) errorList {
+		if errs := require(key); len(errs) > 0 {
+			return errs
+		}
+		if err := json.Unmarshal(s.Data[key], &map[string]any{}); err != nil {
+			return errorList{field.Invalid(data.Key(key), "<secret contents redacted>", err.Error())}
+		}
+		return nil
+	}
+	switch s.Type {
+	case corev1.SecretTypeServiceAccountToken:
+		if s.Annotations[corev1.ServiceAccountNameKey] == "" {
+			return errorList{field.Required(field.NewPath("metadata", "annotations").Key(corev1.ServiceAccountNameKey), "")}
+		}
+	case corev1.SecretTypeDockercfg:
+		return object(corev1.DockerConfigKey)
+	case corev1.SecretTypeDockerConfigJson:
+		return object(corev1.DockerConfigJsonKey)
+	case corev1.SecretTypeBasicAuth:
+		if errs := require(corev1.BasicAuthUsernameKey, corev1.BasicAuthPasswordKey); len(errs) == 2 {
+			return errs
+		}
+	case corev1.SecretTypeSSHAuth:
+		if len(s.Data[corev1.SSHAuthPrivateKey]) == 0 {
+			return errorList{field.Required(data.Key(corev1.SSHAuthPrivateKey), "")}
+		}
+	case corev1.SecretTypeTLS:
+		return require(corev1.TLSCertKey, corev1.TLSPrivateKeyKey)
+	}
+	return nil
+}
+
+func validateSecretUpdate(s, old *corev1.Secret) field.ErrorList {
+	errs := check.Immutable(field.NewPath("type"), s.Type, old.Type)
+	if old.Immutable != nil && *old.Immutable {
+		if s.Immutable == nil || !*s.Immutable {
+			errs = append(errs, field.Forbidden(field.NewPath("immutable"), immutableData))
+		}
+		if !check.Same(s.Data, old.Data) {
+			errs = append(errs, field.Forbidden(field.NewPath("data"), immutableData))
+		}
+	}
+	return append(errs, validateSecret(s)...)
+}
+
+func validateServiceAccount(s *corev1.ServiceAccount) field.ErrorList {
+	var errs errorList
+	for i, ref := range s.ImagePullSecrets {
+		if ref.Name != "" {
+			errs = append(errs, check.DNSSubdomain(field.NewPath("imagePullSecrets").Index(i).Child("name"), ref.Name)...)
+		}
+	}
+	return errs
+}
+
+func validateNamespace(n *corev1.Namespace) field.ErrorList {
+	var errs errorList
+	for i, f := range n.Spec.Finalizers {
+		errs = append(errs, check.QualifiedName(field.NewPath("spec", "finalizers").Index(i), string(f))...)
+	}
+	return errs
+}
+
+func validateNamespaceUpdate(n, _ *corev1.Namespace) field.ErrorList { return validateNamespace(n) }
+
+func validateNamespaceStatus(n, _ *corev1.Namespace) field.ErrorList {
+	want, at := corev1.NamespaceActive, field.NewPath("status", "Phase")
+	why := "may only be 'Active' if `deletionTimestamp` is empty"
+	if n.DeletionTimestamp != nil {
+		want, why = corev1.NamespaceTerminating, "may only be 'Terminating' if `deletionTimestamp` is not empty"
+	}
+	if n.Status.Phase != want {
+		return errorList{field.Invalid(at, n.Status.Phase, why)}
+	}
+	return nil
+}
+
+func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
+	var errs errorList
+	types := map[corev1.LimitType]bool{}
+	for i := range l.Spec.Limits {
+		item, at := &l.Spec.Limits[i], field.NewPath("spec", "limits").Index(i)
+		errs = append(errs, check.Required(at.Child("type"), string(item.Type))...)
+		if types[item.Type] {
+			errs = append(errs, field.Duplicate(at.Child("type"), item.Type))
+		}
+		types[item.Type] = true
+		for name, most := range item.Max {
+			if least, ok := item.Min[name]; ok && least.Cmp(most) > 0 {
+				errs = append(errs, field.Invalid(at.Child("min").Key(string(name)), least.String(), fmt.Sprintf("min value %s is greater than max value %s", least.String(), most.String())))
+			}
+		}
+		for name, def := range item.Default {
+			if most, ok := item.Max[name]; ok && def.Cmp(most) > 0 {
+				errs = append(errs, field.Invalid(at.Child("default").Key(string(name)), most.String(), fmt.Sprintf("default value %s is greater than max value %s", def.String(), most.String())))
+			}
+			if request, ok := item.DefaultRequest[name]; ok && request.Cmp(def) > 0 {
+				errs = append(errs, field.Invalid(at.Child("defaultRequest").Key(string(name)), request.String(), fmt.Sprintf("default request value %s is greater than default limit value %s", request.String(), def.String())))
+			}
+		}
+	}
+	return errs
+}
+
+func validateResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
+	var errs errorList
+	for name, hard := range q.Spec.Hard {
+		at := field.NewPath("spec", "hard").Key(string(name))
+		errs = append(errs, check.QualifiedName(at, string(name))...)
+		errs = append(errs, check.Quantity(at, hard)...)
+	}
+	return errs
+}
+
+func validateResourceQuotaUpdate(q, old *corev1.ResourceQuota) field.ErrorList {
+	errs := validateResourceQuota(q)
+	was, now := slices.Clone(old.Spec.Scopes), slices.Clone(q.Spec.Scopes)
+	slices.Sort(was)
+	slices.Sort(now)
+	if !slices.Equal(was, now) {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "scopes"), q.Spec.Scopes, "field is immutable"))
+	}
+	return errs
+}
+
+func validateEvent(e *corev1.Event) field.ErrorList {
+	if ns := e.InvolvedObject.Namespace; ns != "" && ns != e.Namespace {
+		return errorList{field.Invalid(field.NewPath("involvedObject", "namespace"), ns, "does not match event.namespace")}
+	} else if ns == "" && e.Namespace != "" && e.Namespace != corev1.NamespaceDefault && e.Namespace != "kube-system" {
+		return errorList{field.Invalid(field.NewPath("involvedObject", "namespace"), ns, "does not match event.namespace")}
+	}
+	return nil
+}

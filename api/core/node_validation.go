@@ -1,0 +1,56 @@
+package core
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/api/check"
+)
+
+func validateNode(n *corev1.Node) field.ErrorList {
+	at := field.NewPath("spec")
+	var errs errorList
+	seen := map[string]bool{}
+	for i, t := range n.Spec.Taints {
+		at := at.Child("taints").Index(i)
+		errs = append(errs, check.QualifiedName(at.Child("key"), t.Key)...)
+		errs = append(errs, check.Each(at.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))...)
+		errs = append(errs, check.OneOf(at.Child("effect"), t.Effect, taintEffects...)...)
+		key := t.Key + ":" + string(t.Effect)
+		if seen[key] {
+			errs = append(errs, field.Duplicate(at, t))
+		}
+		seen[key] = true
+	}
+	for i, cidr := range n.Spec.PodCIDRs {
+		errs = append(errs, validation.IsValidCIDRForLegacyField(at.Child("podCIDRs").Index(i), cidr, false, nil)...)
+	}
+	for i, a := range n.Status.Addresses {
+		for _, b := range n.Status.Addresses[:i] {
+			if a == b {
+				errs = append(errs, field.Duplicate(field.NewPath("status", "addresses").Index(i), a))
+			}
+		}
+	}
+	for name, list := range map[string]corev1.ResourceList{"capacity": n.Status.Capacity, "allocatable": n.Status.Allocatable} {
+		for resource, q := range list {
+			at := field.NewPath("status", name).Key(string(resource))
+			errs = append(errs, check.Each(at, string(resource), validation.IsQualifiedName(string(resource)))...)
+			errs = append(errs, check.Quantity(at, q)...)
+		}
+	}
+	return errs
+}
+
+func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
+	errs := validateNode(n)
+	at := field.NewPath("spec")
+	if len(old.Spec.PodCIDRs) > 0 && !check.Same(n.Spec.PodCIDRs, old.Spec.PodCIDRs) {
+		errs = append(errs, field.Forbidden(at.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
+	}
+	if old.Spec.ProviderID != "" && n.Spec.ProviderID != old.Spec.ProviderID {
+		errs = append(errs, field.Forbidden(at.Child("providerID"), "node updates may not change providerID except from \"\" to valid"))
+	}
+	return errs
+}
