@@ -130,7 +130,7 @@ func listen(field, addr string) (net.Listener, error) {
 
 func openStore(ctx context.Context, cfg *Config) (store.Store, error) {
 	if len(cfg.Store.Endpoints) == 0 {
-		return store.OpenEmbedded(ctx, filepath.Join(cfg.DataDir, "store"))
+		return opened(store.OpenEmbedded(ctx, filepath.Join(cfg.DataDir, "store")))
 	}
 	c := clientv3.Config{Endpoints: cfg.Store.Endpoints, DialTimeout: 5 * time.Second}
 	if cfg.Store.CAFile != "" {
@@ -151,7 +151,15 @@ func openStore(ctx context.Context, cfg *Config) (store.Store, error) {
 			c.TLS.Certificates = []tls.Certificate{pair}
 		}
 	}
-	return store.OpenEtcd(ctx, c)
+	return opened(store.OpenEtcd(ctx, c))
+}
+
+// opened turns a nil *Etcd into a nil Store.
+func opened(s *store.Etcd, err error) (store.Store, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // certificates issues what this process needs; they live in memory, anew at each
