@@ -113,12 +113,15 @@ func runningFlags(c *cobra.Command) (load func() (*Config, error)) {
 		if err != nil {
 			return nil, err
 		}
-		started, err := loadConfig(cfg.startedFile(), false)
+		if _, err := os.Stat(cfg.startedFile()); err != nil {
+			return cfg, nil // it has never been started, or its directory is gone
+		}
+		started, err := loadConfig(cfg.startedFile(), true)
 		if err != nil {
 			return nil, err
 		}
 		if started.RunDir != cfg.RunDir || started.Name != cfg.Name {
-			return cfg, nil // it has never been started, or its directory is gone
+			return cfg, nil
 		}
 		started.LogLevel, started.API.Kubeconfig = cfg.LogLevel, cfg.API.Kubeconfig
 		return started, nil

@@ -16,8 +16,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 )
 
 // Etcd is the Store on etcd.
@@ -56,7 +54,7 @@ func OpenEmbedded(ctx context.Context, dir string) (*Etcd, error) {
 
 // startEmbedded runs etcd tuned for one small machine: short ticks so that the
 // lone member elects itself soon, few batches so that it sleeps when idle.
-func startEmbedded(ctx context.Context, dir string) (*embed.Etcd, error) {
+func startEmbedded(ctx context.Context, dir string) (e *embed.Etcd, err error) {
 	cfg := embed.NewConfig()
 	cfg.Name = "knarr"
 	cfg.Dir = filepath.Join(dir, "etcd")
@@ -72,8 +70,14 @@ func startEmbedded(ctx context.Context, dir string) (*embed.Etcd, error) {
 	cfg.QuotaBackendBytes = 8 << 30
 	cfg.MaxRequestBytes = 4 << 20
 	cfg.MaxSnapFiles, cfg.MaxWalFiles = 2, 3
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quietLogger())
-	e, err := embed.StartEtcd(cfg)
+	var log failures
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log.logger())
+	defer func() { // etcd panics where others return an error: on a full disk, say
+		if p := recover(); p != nil {
+			e, err = nil, errors.New(log.Last())
+		}
+	}()
+	e, err = embed.StartEtcd(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -87,19 +91,6 @@ func startEmbedded(ctx context.Context, dir string) (*embed.Etcd, error) {
 		e.Close()
 		return nil, ctx.Err()
 	}
-}
-
-// quietLogger keeps etcd silent: what an operator can act on comes back as an
-// error of a call.
-func quietLogger() *zap.Logger {
-	cfg := zap.NewProductionConfig()
-	cfg.Level = zap.NewAtomicLevelAt(zapcore.DPanicLevel)
-	cfg.DisableStacktrace = true
-	l, err := cfg.Build()
-	if err != nil {
-		return zap.NewNop()
-	}
-	return l
 }
 
 func lock(path string) (unlock func() error, err error) {
@@ -120,7 +111,7 @@ func lock(path string) (unlock func() error, err error) {
 // OpenEtcd connects to an etcd that runs elsewhere.
 func OpenEtcd(ctx context.Context, cfg clientv3.Config) (*Etcd, error) {
 	if cfg.Logger == nil {
-		cfg.Logger = quietLogger()
+		cfg.Logger = new(failures).logger()
 	}
 	cfg.Context = ctx
 	c, err := clientv3.New(cfg)

@@ -98,7 +98,7 @@ func TestStartRefused(t *testing.T) {
 		refuse(t, nil, "no such file", append(place("config"), "--config", filepath.Join(dir, "absent.yaml"))...)
 	})
 	t.Run("broken kubeconfig", func(t *testing.T) {
-		refuse(t, nil, "mend the file", append(place("kubeconfig"), "--kubeconfig", file("kubeconfig", "{{{"))...)
+		refuse(t, nil, "mend the file", append(place("kubeconfig"), "--kubeconfig", file("broken-kubeconfig", "{{{"))...)
 		downAll(t, place("kubeconfig"))
 	})
 	t.Run("full disk", func(t *testing.T) {
