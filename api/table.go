@@ -7,6 +7,7 @@ import (
 	"knarr.dev/knarr/api/coordination"
 	"knarr.dev/knarr/api/core"
 	"knarr.dev/knarr/api/discovery"
+	"knarr.dev/knarr/api/events"
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/api/networking"
 	"knarr.dev/knarr/api/node"
@@ -41,12 +42,14 @@ func table() []*kind.Kind {
 		apps.StatefulSet(),
 
 		autoscaling.HorizontalPodAutoscaler(),
+		autoscaling.HorizontalPodAutoscalerV1(),
 
 		batch.CronJob(),
 		batch.Job(),
 
 		coordination.Lease(),
 		discovery.EndpointSlice(),
+		events.Event(),
 
 		networking.Ingress(),
 		networking.IngressClass(),

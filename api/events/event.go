@@ -1,0 +1,58 @@
+// Package events declares the Event of the group events.k8s.io: a view on the
+// core one, which is what is stored. The two have other names for the same
+// fields.
+package events
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+
+	"knarr.dev/knarr/api/core"
+	"knarr.dev/knarr/api/kind"
+)
+
+// Event declares events.k8s.io/v1 Event.
+func Event() *kind.Kind {
+	return &kind.Kind{
+		Group: "events.k8s.io", Version: "v1", Kind: "Event", Resource: "events", ShortNames: []string{"ev"}, Namespaced: true,
+		NoGeneration: true, AllowCreateOnUpdate: true,
+		Hub: core.Event().GVK(), ToHub: toHub, FromHub: fromHub,
+	}
+}
+
+func toHub(o kind.Object) (kind.Object, error) {
+	e, ok := o.(*eventsv1.Event)
+	if !ok {
+		return nil, fmt.Errorf("events.k8s.io/v1 Event: got %T", o)
+	}
+	e = e.DeepCopy()
+	out := &corev1.Event{
+		ObjectMeta: e.ObjectMeta, EventTime: e.EventTime, ReportingController: e.ReportingController, ReportingInstance: e.ReportingInstance,
+		Action: e.Action, Reason: e.Reason, InvolvedObject: e.Regarding, Related: e.Related, Message: e.Note, Type: e.Type,
+		Source: e.DeprecatedSource, FirstTimestamp: e.DeprecatedFirstTimestamp, LastTimestamp: e.DeprecatedLastTimestamp, Count: e.DeprecatedCount,
+	}
+	if e.Series != nil {
+		out.Series = &corev1.EventSeries{Count: e.Series.Count, LastObservedTime: e.Series.LastObservedTime}
+	}
+	return out, nil
+}
+
+func fromHub(o kind.Object) (kind.Object, error) {
+	e, ok := o.(*corev1.Event)
+	if !ok {
+		return nil, fmt.Errorf("v1 Event: got %T", o)
+	}
+	e = e.DeepCopy()
+	out := &eventsv1.Event{
+		ObjectMeta: e.ObjectMeta, EventTime: e.EventTime, ReportingController: e.ReportingController, ReportingInstance: e.ReportingInstance,
+		Action: e.Action, Reason: e.Reason, Regarding: e.InvolvedObject, Related: e.Related, Note: e.Message, Type: e.Type,
+		DeprecatedSource: e.Source, DeprecatedFirstTimestamp: e.FirstTimestamp, DeprecatedLastTimestamp: e.LastTimestamp, DeprecatedCount: e.Count,
+	}
+	out.SetGroupVersionKind(eventsv1.SchemeGroupVersion.WithKind("Event"))
+	if e.Series != nil {
+		out.Series = &eventsv1.EventSeries{Count: e.Series.Count, LastObservedTime: e.Series.LastObservedTime}
+	}
+	return out, nil
+}
