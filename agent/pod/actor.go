@@ -114,6 +114,7 @@ type Actor struct {
 	graceSet   bool
 	adopted    bool
 	writeDelay time.Duration
+	timeline   *timeline
 }
 
 // task is slow work under way.
@@ -141,7 +142,7 @@ func New(d *Deps, pod *corev1.Pod, v *view.Pod) *Actor {
 		tasks: map[string]*task{}, images: map[string]*pulled{}, waiting: map[string]status.Waiting{},
 		retry: map[string]time.Time{}, crash: map[string]*crash{}, started: map[string]bool{}, ready: map[string]bool{},
 		hooked: map[string]bool{}, messages: map[string]string{}, probes: map[string]*probes{}, killed: map[string]bool{},
-		hooksRun: map[string]bool{},
+		hooksRun: map[string]bool{}, timeline: newTimeline(d.Clock.Now),
 	}
 	if a.view == nil {
 		a.view = &view.Pod{}

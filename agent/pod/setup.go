@@ -67,6 +67,7 @@ func (a *Actor) prepare() bool {
 					s.failed(a, err)
 				} else {
 					s.delay, s.retry = 0, time.Time{}
+					a.timeline.mark(s.name)
 				}
 			}
 		})

@@ -48,6 +48,7 @@ func (a *Actor) fetch(c *corev1.Container) {
 			switch {
 			case err == nil:
 				a.images[c.Name] = &pulled{img}
+				a.timeline.mark("image")
 				if a.waiting[c.Name].Reason != reasonRun {
 					delete(a.waiting, c.Name)
 				}
@@ -115,7 +116,7 @@ func (a *Actor) start(c *corev1.Container) {
 		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: ip})
 	}
 	s := starting{d: a.d, pod: pod, c: c, image: img.Image, sandbox: sandbox, ips: ips, volumes: a.volumes,
-		attempt: attempt, target: a.targetOf(c.Name), message: a.terminationPath(c.Name, attempt)}
+		attempt: attempt, target: a.targetOf(c.Name), message: a.terminationPath(c.Name, attempt), mark: a.timeline.mark}
 	a.do("start/"+c.Name, true, func(ctx context.Context) func() {
 		st, err := s.run(ctx)
 		return func() { a.began(c, sandbox.Id, st, err) }
@@ -220,6 +221,7 @@ type starting struct {
 	attempt int
 	target  string
 	message string // termination message file
+	mark    func(phase string)
 }
 
 // run creates and starts the container. A status without error is that of a
@@ -237,6 +239,7 @@ func (s *starting) run(ctx context.Context) (*runtimeapi.ContainerStatus, error)
 	if err != nil {
 		return nil, s.fail(ctx, reasonCreate, err)
 	}
+	s.mark("created")
 	s.event(corev1.EventTypeNormal, "Created", "Container created")
 	_, startErr := s.d.CRI.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: resp.ContainerId})
 	// Whatever happened, the state must be known, also when work has ended.
@@ -247,6 +250,7 @@ func (s *starting) run(ctx context.Context) (*runtimeapi.ContainerStatus, error)
 	if err != nil {
 		return nil, err
 	}
+	s.mark("started")
 	s.event(corev1.EventTypeNormal, "Started", "Container started")
 	return st, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -76,6 +77,7 @@ func (a *Actor) wrote(got *corev1.Pod, err error) {
 		a.writeDelay = 0
 		delete(a.retry, "\x00status")
 		a.accept(got)
+		a.timed(got)
 	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
 		// Gone, or replaced by another pod of the same name.
 		if a.ctx.Err() == nil && a.missingFromAPI() {
@@ -89,6 +91,17 @@ func (a *Actor) wrote(got *corev1.Pod, err error) {
 		if a.ctx.Err() == nil {
 			a.log.Warn("the pod's status could not be written; it will be tried again", "error", err)
 		}
+	}
+}
+
+// timed logs how long the phases of the pod's start took, once it runs.
+func (a *Actor) timed(pod *corev1.Pod) {
+	if pod.Status.Phase != corev1.PodRunning {
+		return
+	}
+	a.timeline.mark("written")
+	if marks := a.timeline.end(); marks != nil {
+		a.log.LogAttrs(a.ctx, slog.LevelDebug, "the pod runs; time from its arrival at the node to each phase", marks...)
 	}
 }
 

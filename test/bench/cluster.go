@@ -25,13 +25,14 @@ type cluster struct {
 	dir, binary string
 	args, place []string
 	image       string
+	profiles    string // folder; empty: none are taken
 	registry    *httptest.Server
 	proc        *exec.Cmd
 	config      *rest.Config
 	client      *kubernetes.Clientset
 }
 
-func newCluster() (*cluster, error) {
+func newCluster(profiles string) (*cluster, error) {
 	dir, err := os.MkdirTemp("/var/tmp", "knarr-bench-")
 	if err != nil {
 		return nil, err
@@ -40,9 +41,15 @@ func newCluster() (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir, binary: binary}
+	c := &cluster{dir: dir, binary: binary, profiles: profiles}
 	c.args = []string{"--name", "bench", "--data-dir", dir + "/data", "--run-dir", dir + "/run", "--kubeconfig", dir + "/kubeconfig"}
 	c.place = []string{"--listen", "127.0.0.1:16443", "--node-listen", ":16250", "--pod-cidr", "10.199.0.0/16", "--service-cidr", "10.198.0.0/16"}
+	if profiles != "" {
+		if err := os.MkdirAll(profiles, 0o755); err != nil {
+			return nil, err
+		}
+		c.place = append(c.place, "--log-level", "debug")
+	}
 	c.registry = httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	c.image = strings.TrimPrefix(c.registry.URL, "http://") + "/sleep:1"
 	return c, image.Push(c.image, image.Spec{Busybox: true, Cmd: []string{"sleep", "1000000"}})
@@ -55,7 +62,7 @@ func (c *cluster) up(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	defer r.Close()
-	logFile, err := os.OpenFile(c.dir+"/log", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	logFile, err := os.OpenFile(c.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return 0, err
 	}
@@ -69,7 +76,7 @@ func (c *cluster) up(ctx context.Context) (time.Duration, error) {
 	}
 	w.Close()
 	if n, _ := r.Read(make([]byte, 16)); n == 0 {
-		b, _ := os.ReadFile(c.dir + "/log")
+		b, _ := os.ReadFile(c.logFile())
 		return 0, fmt.Errorf("the cluster did not start: %s", b)
 	}
 	took := time.Since(start)
@@ -79,6 +86,13 @@ func (c *cluster) up(ctx context.Context) (time.Duration, error) {
 	c.config.QPS = -1
 	c.client, err = kubernetes.NewForConfig(c.config)
 	return took, err
+}
+
+func (c *cluster) logFile() string {
+	if c.profiles != "" {
+		return filepath.Join(c.profiles, "log")
+	}
+	return filepath.Join(c.dir, "log")
 }
 
 func (c *cluster) down() error {

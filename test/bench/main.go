@@ -1,5 +1,7 @@
 // Command bench measures a real cluster on this machine and prints a table:
 // boot, idle cost, pods, exec and the API. `make bench` runs it; it is no test.
+// With -profiles it also writes the cluster's profiles, and its log at debug level
+// (which times the phases of each pod's start), to a folder.
 package main
 
 import (
@@ -26,25 +28,28 @@ type measure struct {
 func measures() []measure {
 	return []measure{
 		{"boot", boot},
-		{"api", api},
+		{"idle", idle}, // of a fresh cluster: nothing but boots before
 		{"pods", pods},
-		{"idle", idle},
+		{"crowd", crowd},
+		{"api", api}, // last, for the memory that it leaves
+		{"after", after},
 	}
 }
 
 func main() {
-	only := flag.String("only", "", "names of groups to run, separated by commas: boot, api, pods, idle")
+	only := flag.String("only", "", "names of groups to run, separated by commas: boot, idle, pods, crowd, api, after")
+	profiles := flag.String("profiles", "", "folder for CPU and heap profiles of each group, and the cluster's log")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *only); err != nil {
+	if err := run(ctx, *only, *profiles); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, only string) error {
-	c, err := newCluster()
+func run(ctx context.Context, only, profiles string) error {
+	c, err := newCluster(profiles)
 	if err != nil {
 		return err
 	}
@@ -59,7 +64,9 @@ func run(ctx context.Context, only string) error {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "measuring: %s\n", m.name)
+		stop := c.profile(ctx, m.name)
 		rows, err := m.run(ctx, c)
+		stop()
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}

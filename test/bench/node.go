@@ -56,8 +56,54 @@ func boot(ctx context.Context, c *cluster) ([]row, error) {
 	}, nil
 }
 
-// idle measures memory and CPU of a cluster without load.
+// idle measures a fresh cluster without load.
 func idle(ctx context.Context, c *cluster) ([]row, error) {
+	if err := c.down(); err != nil {
+		return nil, err
+	}
+	if _, err := c.up(ctx); err != nil {
+		return nil, err
+	}
+	return c.rest(ctx, "idle, fresh cluster", "<= 0.5 %", "<= 100 MiB")
+}
+
+// after measures what the groups before have left behind.
+func after(ctx context.Context, c *cluster) ([]row, error) {
+	return c.rest(ctx, "idle, after all that", "<= 0.5 %", "<= 150 MiB")
+}
+
+// crowd measures a cluster with 50 pods that do nothing.
+func crowd(ctx context.Context, c *cluster) ([]row, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	t, err := c.followPods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	api := c.client.CoreV1().Pods("default")
+	var names []string
+	for i := range 50 {
+		names = append(names, fmt.Sprintf("crowd-%d", i))
+		if _, err := api.Create(ctx, c.pod(names[i]), metav1.CreateOptions{}); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.await(ctx, t.running, names...); err != nil {
+		return nil, err
+	}
+	rows, err := c.rest(ctx, "50 idle pods", "<= 0.8 %", "<= 130 MiB")
+	if err != nil {
+		return nil, err
+	}
+	if err := api.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "bench=1"}); err != nil {
+		return nil, err
+	}
+	return rows, t.await(ctx, t.gone, names...)
+}
+
+// rest lets the cluster come to rest, then measures its CPU for a minute and its
+// memory.
+func (c *cluster) rest(ctx context.Context, what, cpu, mem string) ([]row, error) {
 	pid := c.proc.Process.Pid
 	settle, window := 20*time.Second, 60*time.Second
 	if err := sleep(ctx, settle); err != nil {
@@ -79,8 +125,8 @@ func idle(ctx context.Context, c *cluster) ([]row, error) {
 		return nil, err
 	}
 	return []row{
-		{"idle CPU, share of a core", fmt.Sprintf("%.2f %%", float64(after-before)/float64(window)*100), "<= 0.5 %"},
-		{"idle memory, everything: PSS, anonymous", fmt.Sprintf("%d MiB, %d MiB", pss, anon), "<= 100 MiB"},
+		{what + ": CPU, share of a core", fmt.Sprintf("%.2f %%", float64(after-before)/float64(window)*100), cpu},
+		{what + ": memory, PSS, anonymous", fmt.Sprintf("%d MiB, %d MiB", pss, anon), mem},
 	}, nil
 }
 

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"k8s.io/client-go/rest"
+)
+
+// profile takes a CPU profile until stop is called, and then a heap and a
+// goroutine profile, from the node's kubelet API.
+func (c *cluster) profile(ctx context.Context, name string) (stop func()) {
+	if c.profiles == "" || name == "boot" {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.fetch(ctx, "profile?seconds=10", name+".cpu")
+	}()
+	return func() {
+		<-done
+		for _, kind := range []string{"heap", "goroutine", "allocs"} {
+			c.fetch(ctx, kind, name+"."+kind)
+		}
+	}
+}
+
+// fetch writes one profile to a file; a failure is reported, it spoils no figure.
+func (c *cluster) fetch(ctx context.Context, path, file string) {
+	err := func() error {
+		conf := rest.CopyConfig(c.config)
+		conf.Insecure, conf.CAData, conf.CAFile = true, nil, ""
+		hc, err := rest.HTTPClientFor(conf)
+		if err != nil {
+			return err
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://127.0.0.1:16250/debug/pprof/"+path, nil)
+		if err != nil {
+			return err
+		}
+		resp, err := hc.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("the node answered %s", resp.Status)
+		}
+		f, err := os.Create(filepath.Join(c.profiles, file))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = io.Copy(f, resp.Body)
+		return err
+	}()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: profile %s: %v\n", file, err)
+	}
+}
