@@ -3,7 +3,10 @@
 
 SHELL   := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X knarr.dev/knarr/cmd.Version=$(VERSION)
+# The version of the libraries that kubectl shows as its own.
+KUBE    := $(shell awk '$$1 == "k8s.io/kubectl" { sub("v0", "v1", $$2); print $$2 }' go.mod)
+KUBEV   := k8s.io/component-base/version
+LDFLAGS := -s -w -X knarr.dev/knarr/cmd.Version=$(VERSION) -X $(KUBEV).gitVersion=$(KUBE) -X $(KUBEV).gitMajor=1 -X $(KUBEV).gitMinor=$(word 2,$(subst ., ,$(KUBE)))
 GO      := CGO_ENABLED=0 go
 
 .PHONY: build tools test bench demo demo-clean generate lint setup clean

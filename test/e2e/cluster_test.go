@@ -39,11 +39,10 @@ import (
 const root = "../.."
 
 var binary = sync.OnceValues(func() (string, error) {
-	path, err := filepath.Abs(root + "/bin/knarr")
-	if err != nil {
-		return "", err
+	if out, err := exec.Command("make", "-s", "-C", root, "build").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make build: %w\n%s", err, out)
 	}
-	return path, build(path, root)
+	return filepath.Abs(root + "/bin/knarr")
 })
 
 // build compiles one of the repository's commands.
@@ -112,11 +111,9 @@ func start(t *testing.T) *cluster {
 	}
 	c.api = freePort(t)
 	c.args = []string{"--name", c.name, "--data-dir", filepath.Join(dir, "data"), "--run-dir", filepath.Join(dir, "run"), "--kubeconfig", filepath.Join(dir, "kubeconfig")}
-	before := traces(t)
+	programs := bpfPrograms(t)
 	t.Cleanup(func() { // runs last: after down
-		if left := difference(before, traces(t)); len(left) > 0 {
-			t.Errorf("left behind on this machine:\n%s", strings.Join(left, "\n"))
-		}
+		c.noTraces(programs)
 	})
 	t.Cleanup(c.down)
 	c.up()
@@ -141,6 +138,16 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
+// octet makes the address ranges of instances differ: pods have 10.octet, services
+// 10.(octet+50).
+func (c *cluster) octet() int {
+	var n int
+	if _, err := fmt.Sscanf(c.name, "e2e%d", &n); err != nil {
+		c.t.Fatal(err)
+	}
+	return 100 + n
+}
+
 // up starts the process in the foreground and waits for its "ready".
 func (c *cluster) up() {
 	c.t.Helper()
@@ -148,8 +155,7 @@ func (c *cluster) up() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	n := len(c.name)
-	octet := 100 + int(c.name[n-1]-'0')
+	octet := c.octet()
 	args := append([]string{"up"}, c.args...)
 	args = append(args, "--listen", fmt.Sprintf("127.0.0.1:%d", c.api), "--node-listen", fmt.Sprintf(":%d", freePort(c.t)),
 		"--pod-cidr", fmt.Sprintf("10.%d.0.0/16", octet), "--service-cidr", fmt.Sprintf("10.%d.0.0/16", octet+50), "--node-name", "node-"+c.name)
@@ -311,4 +317,17 @@ func parseLoad(t *testing.T, out []byte) loadResult {
 		t.Fatalf("load printed %q: %v", out, err)
 	}
 	return r
+}
+
+// eventually repeats check until it succeeds; the pace is that of check itself,
+// which asks the cluster.
+func (c *cluster) eventually(what string, check func() error) {
+	c.t.Helper()
+	var err error
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+		if err = check(); err == nil {
+			return
+		}
+	}
+	c.t.Errorf("%s: %v", what, err)
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -9,104 +10,138 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
 )
 
 func nopLogger() *log.Logger { return log.New(io.Discard, "", 0) }
 
-// traces lists what a cluster makes on a machine: mounts, control groups, links,
-// routes, nftables rules, eBPF programs attached to control groups, and processes
-// of ours.
-func traces(t *testing.T) map[string]bool {
-	t.Helper()
-	out := map[string]bool{}
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range strings.Split(string(mounts), "\n") {
-		if f := strings.Fields(l); len(f) > 2 {
-			out["mount "+f[1]+" "+f[2]] = true
+// The kernel takes a moment to let go of namespaces and programs that nobody
+// uses any more.
+const kernelGrace = 10 * time.Second
+
+// noTraces fails the test if anything of the cluster is left on the machine:
+// mounts, control groups, links, addresses, routes, nftables tables, processes,
+// eBPF programs.
+func (c *cluster) noTraces(programs map[ebpf.ProgramID]bool) {
+	c.t.Helper()
+	var left []string
+	for end := time.Now().Add(kernelGrace); time.Now().Before(end); {
+		if left = c.traces(programs); len(left) == 0 {
+			return
 		}
 	}
+	c.t.Errorf("left behind on this machine:\n%s", strings.Join(left, "\n"))
+}
+
+func (c *cluster) traces(programs map[ebpf.ProgramID]bool) []string {
+	var out []string
+	marks := []string{c.name, c.dir, fmt.Sprintf("10.%d.", c.octet()), fmt.Sprintf("10.%d.", c.octet()+50)}
+	add := func(what, text string) {
+		for _, line := range strings.Split(text, "\n") {
+			if slices.ContainsFunc(marks, func(m string) bool { return strings.Contains(line, m) }) {
+				out = append(out, what+": "+line)
+			}
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	add("mount", string(mounts))
 	err = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(path, "e2e") {
-			out["cgroup "+path] = true
+		if err == nil && d.IsDir() {
+			add("cgroup", path)
 		}
 		return nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	commands := [][]string{{"ip", "-o", "link"}, {"ip", "route", "show", "table", "all"}, {"ip", "-o", "addr"}}
 	if _, err := exec.LookPath("nft"); err == nil {
-		commands = append(commands, []string{"nft", "list", "tables"})
+		commands = append(commands, []string{"nft", "list", "ruleset"})
 	}
-	for _, c := range commands {
-		b, err := exec.CommandContext(t.Context(), c[0], c[1:]...).Output()
-		if err != nil && t.Context().Err() == nil {
-			t.Fatalf("%v: %v", c, err)
+	for _, cmd := range commands {
+		b, err := exec.Command(cmd[0], cmd[1:]...).Output()
+		if err != nil {
+			c.t.Fatalf("%v: %v", cmd, err)
 		}
-		if t.Context().Err() != nil { // in a cleanup the test's context has ended
-			b, err = exec.Command(c[0], c[1:]...).Output()
-			if err != nil {
-				t.Errorf("%v: %v", c, err)
+		add(cmd[0]+" "+cmd[1], string(b))
+	}
+	procs, others := c.running()
+	out = append(out, procs...)
+	if others == 0 { // else the programs may be another instance's
+		for id, name := range allPrograms(c.t) {
+			if !programs[id] {
+				out = append(out, fmt.Sprintf("eBPF program %d %s", id, name))
 			}
 		}
-		for _, l := range strings.Split(string(b), "\n") {
-			if l = normal(l); l != "" {
-				out[c[0]+" "+c[1]+": "+l] = true
-			}
-		}
-	}
-	for _, p := range processes() {
-		out[p] = true
 	}
 	return out
 }
 
-// normal drops what changes by itself.
-func normal(line string) string {
-	f := strings.Fields(line)
-	if len(f) > 1 && strings.HasSuffix(f[0], ":") {
-		f = f[1:2] // a link or address: its name
-	}
-	return strings.Join(f, " ")
-}
-
-// processes lists those of test clusters, containers included.
-func processes() []string {
-	var out []string
+// running lists the cluster's processes, containers included, and counts other
+// instances of knarr.
+func (c *cluster) running() (mine []string, others int) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
-		return nil
+		c.t.Fatal(err)
 	}
 	for _, d := range dirs {
+		stat, err := os.ReadFile(d + "/stat")
+		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			continue // ended, and only waits for init to notice
+		}
 		cmd, err := os.ReadFile(d + "/cmdline")
 		if err != nil {
 			continue
 		}
-		if stat, err := os.ReadFile(d + "/stat"); err != nil || bytes.Contains(stat, []byte(") Z ")) {
-			continue // ended, and only waits for init to notice
-		}
-		cg, _ := os.ReadFile(d + "/cgroup")
 		line := strings.TrimSpace(string(bytes.ReplaceAll(cmd, []byte{0}, []byte{' '})))
-		if strings.Contains(string(cg), "e2e") || strings.Contains(line, "--name e2e") || strings.Contains(line, "knarr-holder") {
-			out = append(out, fmt.Sprintf("process %s %s", filepath.Base(d), line))
+		cg, _ := os.ReadFile(d + "/cgroup")
+		switch {
+		case strings.Contains(string(cg), "/"+c.name+"/"), strings.Contains(line, "--name "+c.name+" "):
+			mine = append(mine, fmt.Sprintf("process %s %s", filepath.Base(d), line))
+		case strings.Contains(line, "knarr up "):
+			others++
 		}
 	}
-	return out
+	return mine, others
 }
 
-func difference(before, after map[string]bool) []string {
-	var out []string
-	for k := range after {
-		if !before[k] {
-			out = append(out, k)
+// allPrograms lists the kernel's eBPF programs.
+func allPrograms(t *testing.T) map[ebpf.ProgramID]string {
+	t.Helper()
+	out := map[ebpf.ProgramID]string{}
+	for id := ebpf.ProgramID(0); ; {
+		next, err := ebpf.ProgramGetNextID(id)
+		if errors.Is(err, os.ErrNotExist) {
+			return out
 		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		id = next
+		p, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			continue // it has just gone
+		}
+		if info, err := p.Info(); err == nil {
+			out[id] = info.Name
+		}
+		p.Close()
 	}
-	sort.Strings(out)
+}
+
+func bpfPrograms(t *testing.T) map[ebpf.ProgramID]bool {
+	t.Helper()
+	out := map[ebpf.ProgramID]bool{}
+	for id := range allPrograms(t) {
+		out[id] = true
+	}
 	return out
 }
