@@ -112,7 +112,7 @@ func (s *Server) access(a *auth.Action) authorizationv1.SubjectAccessReviewStatu
 	if s.authz.Allowed(a) {
 		return authorizationv1.SubjectAccessReviewStatus{Allowed: true}
 	}
-	return authorizationv1.SubjectAccessReviewStatus{Reason: "no role binding permits it"}
+	return authorizationv1.SubjectAccessReviewStatus{}
 }
 
 func (s *Server) subjectAccessReview(_ *http.Request, info *requestInfo, o runtime.Object) error {
