@@ -53,6 +53,7 @@ type Server struct {
 	now     func() time.Time
 	log     *slog.Logger
 	metrics *metrics
+	active  inflight
 
 	stopping context.Context // ends when the server stops: watches close
 	stop     context.CancelFunc
@@ -93,12 +94,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, cfg *tls.Config) err
 	}
 	s.stop()
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
-	defer cancel()
-	if err := srv.Shutdown(grace); err != nil {
-		err = srv.Close()
-		if err != nil {
-			return err
-		}
+	go func() {
+		defer cancel()
+		// Shutdown alone would wait for idle HTTP/2 connections too, for a second.
+		s.active.wait(grace)
+	}()
+	_ = srv.Shutdown(grace) // what is still open then is closed below
+	if err := srv.Close(); err != nil {
+		return fmt.Errorf("API server on %s: close: %w", l.Addr(), err)
 	}
 	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -118,6 +121,8 @@ func userFrom(ctx context.Context) *authenticationv1.UserInfo {
 // Handler returns the whole API as one handler.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.active.begin()
+		defer s.active.end()
 		info := parseRequest(r)
 		rec := &recorder{ResponseWriter: w}
 		start := s.now()

@@ -37,6 +37,8 @@ import (
 type Options struct {
 	// Etcd keeps the state in an embedded etcd in a folder of the test's.
 	Etcd bool
+	// Store is used instead, if set; it is closed when the test ends.
+	Store store.Store
 	// Services are the ranges; zero: 10.96.0.0/16 and 30000 to 32767.
 	Services registry.ServiceRanges
 	// Kinds are served instead of api.Kinds, if set.
@@ -105,7 +107,10 @@ func Start(t testing.TB, o Options) *Server {
 }
 
 func openStore(t testing.TB, o Options) store.Store {
-	if !o.Etcd {
+	switch {
+	case o.Store != nil:
+		return o.Store
+	case !o.Etcd:
 		return store.NewMemory()
 	}
 	st, err := store.OpenEmbedded(t.Context(), t.TempDir())

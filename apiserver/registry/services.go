@@ -144,11 +144,17 @@ func (a *serviceAllocator) beforeUpdate(res *Resource, subresource string, obj, 
 
 func (a *serviceAllocator) locked(res *Resource, svc *corev1.Service) (func(), error) {
 	a.mu.Lock()
+	locked := true
+	defer func() {
+		if locked { // a failure of any kind must not keep others out
+			a.release()
+		}
+	}()
 	a.catchUp()
 	if errs := a.assign(svc); len(errs) > 0 {
-		a.release()
 		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), svc.Name, errs)
 	}
+	locked = false
 	return a.release, nil
 }
 
@@ -272,6 +278,9 @@ func (a *serviceAllocator) freeIP() (netip.Addr, bool) {
 	}
 	try := func(from, to uint32) (netip.Addr, bool) {
 		n := to - from
+		if n == 0 {
+			return netip.Addr{}, false
+		}
 		start := rand.Uint32N(n)
 		for i := range n {
 			addr := from32(base + from + (start+i)%n)

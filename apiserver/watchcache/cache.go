@@ -190,6 +190,25 @@ func (c *Cache) push(ev *Event, now time.Time) {
 		c.first += drop
 	}
 	c.ring = append(c.ring, ev)
+	c.hub.long = c.hub.long || len(c.ring) > minRing
+}
+
+// trim forgets what has aged: push does so only when the next event comes, and
+// after a burst of writes it may never. It tells whether more than minRing events
+// are left.
+func (c *Cache) trim(now time.Time) (long bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	drop := 0
+	for len(c.ring)-drop > minRing && now.Sub(c.ring[drop].at) > keepFor {
+		drop++
+	}
+	if drop > 0 {
+		c.floor = c.ring[drop-1].Revision
+		c.ring = append([]*Event(nil), c.ring[drop:]...)
+		c.first += drop
+	}
+	return len(c.ring) > minRing
 }
 
 // Watcher is a cursor in a cache's events. Next must be called from one

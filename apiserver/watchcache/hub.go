@@ -31,6 +31,7 @@ type Hub struct {
 
 	byStorage map[string]*Cache
 	detector  *detector // nil: off
+	long      bool      // a cache holds more than minRing events; set by apply
 
 	revision atomic.Int64
 	mu       sync.Mutex
@@ -166,9 +167,7 @@ func (h *Hub) prune(c *Cache, present map[string]bool, revision int64) {
 func (h *Hub) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		w := h.store.Watch(ctx, Prefix, h.Revision()+1)
-		for batch := range w.Events() {
-			h.batch(batch)
-		}
+		h.follow(w)
 		if ctx.Err() != nil || errors.Is(w.Err(), store.ErrClosed) {
 			break
 		}
@@ -182,6 +181,29 @@ func (h *Hub) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// follow applies a watch's events until it ends, and has the caches forget what
+// has aged: the timer runs only while there is something to forget.
+func (h *Hub) follow(w store.Watcher) {
+	var aged <-chan time.Time
+	for {
+		if aged == nil && h.long {
+			aged = time.After(keepFor)
+		}
+		select {
+		case batch, ok := <-w.Events():
+			if !ok {
+				return
+			}
+			h.batch(batch)
+		case <-aged:
+			aged, h.long = nil, false
+			for _, c := range h.byStorage {
+				h.long = c.trim(h.now()) || h.long
+			}
+		}
+	}
 }
 
 func (h *Hub) batch(events []store.Event) {
