@@ -124,6 +124,7 @@ func (c *cluster) rest(ctx context.Context, what, cpu, mem string) ([]row, error
 	if err != nil {
 		return nil, err
 	}
+	c.profile(ctx, strings.ReplaceAll(what, " ", "-"))() // after the figures, which it would spoil
 	return []row{
 		{what + ": CPU, share of a core", fmt.Sprintf("%.2f %%", float64(after-before)/float64(window)*100), cpu},
 		{what + ": memory, PSS, anonymous", fmt.Sprintf("%d MiB, %d MiB", pss, anon), mem},
