@@ -113,7 +113,7 @@ func TestRollingUpdateLosesNothing(t *testing.T) {
 	if out := c.must("exec", "client", "--", "wget", "-qO-", "http://hello.default.svc.cluster.local"); !strings.HasPrefix(out, "hello v1") {
 		t.Errorf("service by its name from a pod: %q", out)
 	}
-	const rate = 1000 // each, so 2,000/s in all
+	const rate = 2000 // from each side
 	host := c.load("-rate", fmt.Sprint(rate), "http://"+ip+"/")
 	inPod := c.execLoad("client", "-rate", fmt.Sprint(rate), "http://hello/")
 	for i := range 5 {

@@ -35,6 +35,7 @@ type result struct {
 }
 
 type sample struct {
+	at     time.Duration // since the start
 	took   time.Duration
 	answer string
 	err    error
@@ -46,6 +47,7 @@ func main() {
 	total := flag.Duration("for", 0, "stop after this time; 0: on a signal")
 	keep := flag.Bool("keepalive", false, "send many requests over each connection")
 	timeout := flag.Duration("timeout", 5*time.Second, "of one request")
+	picture := flag.String("svg", "", "draw the answers over time into this file")
 	flag.Parse()
 	target, err := url.Parse(flag.Arg(0))
 	if err != nil || target.Host == "" {
@@ -66,6 +68,7 @@ func main() {
 		c := &http.Client{Timeout: *timeout, Transport: &http.Transport{MaxIdleConnsPerHost: *workers}}
 		ask = func() (string, error) { return pooled(c, target.String()) }
 	}
+	begin := time.Now()
 	tickets := make(chan struct{}, *workers)
 	samples := make(chan sample, 1024)
 	var wg sync.WaitGroup
@@ -74,20 +77,25 @@ func main() {
 			for range tickets {
 				start := time.Now()
 				answer, err := ask()
-				samples <- sample{time.Since(start), answer, err}
+				samples <- sample{start.Sub(begin), time.Since(start), answer, err}
 			}
 		})
 	}
 	done := make(chan result)
-	start := time.Now()
-	go collect(samples, done)
+	var chart chart
+	go collect(samples, &chart, done)
 	pace(*rate, tickets, stop, end)
 	close(tickets)
 	wg.Wait()
 	close(samples)
 	r := <-done
-	r.Seconds = time.Since(start).Seconds()
+	r.Seconds = time.Since(begin).Seconds()
 	r.Rate = float64(r.Sent) / r.Seconds
+	if *picture != "" {
+		if err := os.WriteFile(*picture, []byte(chart.svg()), 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, "load:", err)
+		}
+	}
 	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil || r.Failed > 0 {
 		os.Exit(1)
 	}
@@ -161,7 +169,7 @@ func read(resp *http.Response) (string, error) {
 }
 
 // collect counts answers by their first two words: "hello v1".
-func collect(in <-chan sample, out chan<- result) {
+func collect(in <-chan sample, c *chart, out chan<- result) {
 	r := result{Answers: map[string]int{}, Failures: map[string]int{}}
 	var took []time.Duration
 	for s := range in {
@@ -169,10 +177,13 @@ func collect(in <-chan sample, out chan<- result) {
 		if s.err != nil {
 			r.Failed++
 			r.Failures[s.err.Error()]++
+			c.add(s.at, failure)
 			continue
 		}
 		words := strings.Fields(s.answer)
-		r.Answers[strings.Join(words[:min(2, len(words))], " ")]++
+		answer := strings.Join(words[:min(2, len(words))], " ")
+		r.Answers[answer]++
+		c.add(s.at, answer)
 		took = append(took, s.took)
 	}
 	sort.Slice(took, func(i, j int) bool { return took[i] < took[j] })
