@@ -2,11 +2,16 @@ package store_test
 
 import (
 	"bytes"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 
 	"knarr.dev/knarr/store"
 	"knarr.dev/knarr/store/storetest"
@@ -74,6 +79,32 @@ func TestSealer(t *testing.T) {
 	if plain, err := again.Open("/a", []byte("plain")); err != nil || string(plain) != "plain" {
 		t.Fatalf("unsealed value: %q, %v", plain, err)
 	}
+}
+
+// An etcd that other processes reach too: the suite runs over its network door.
+func TestExternal(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store {
+		cfg := embed.NewConfig()
+		cfg.Dir = t.TempDir()
+		cfg.LogLevel = "panic"
+		loopback := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
+		cfg.ListenClientUrls, cfg.ListenPeerUrls = []url.URL{loopback}, nil
+		cfg.TickMs, cfg.ElectionMs = 10, 100
+		e, err := embed.StartEtcd(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-e.Server.ReadyNotify()
+		s, err := store.OpenEtcd(t.Context(), clientv3.Config{Endpoints: []string{e.Clients[0].Addr().String()}, DialTimeout: 5 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			s.Close()
+			e.Close()
+		})
+		return s
+	})
 }
 
 // How many durable 1 KiB writes 64 writers make.
