@@ -42,51 +42,51 @@ func (s *Server) writeList(w http.ResponseWriter, r *http.Request, f format, res
 		return
 	}
 	if f.media == codec.Protobuf {
-		raw, err := protoList(res, l.Items, &meta)
+		parts, err := protoList(res, l.Items, &meta)
 		if err != nil {
 			writeError(w, r, err)
 			return
 		}
-		if raw != nil {
-			writeBody(w, r, http.StatusOK, codec.Protobuf, raw)
+		if parts != nil {
+			writeBody(w, r, http.StatusOK, codec.Protobuf, parts...)
 			return
 		}
 		f.media = codec.JSON
 	}
-	b, err := jsonList(res, l.Items, &meta)
+	parts, err := jsonList(res, l.Items, &meta)
 	if err != nil {
 		writeError(w, r, err)
 		return
 	}
-	writeJSON(w, r, http.StatusOK, f, b)
+	if f.media == codec.YAML || pretty(r) {
+		writeJSON(w, r, http.StatusOK, f, bytes.Join(parts, nil))
+		return
+	}
+	writeBody(w, r, http.StatusOK, codec.JSON, append(parts, newline)...)
 }
 
-// jsonList joins the objects' shared bytes.
-func jsonList(res *registry.Resource, items []*watchcache.Item, meta *metav1.ListMeta) ([]byte, error) {
+// jsonList lines up the objects' shared bytes.
+func jsonList(res *registry.Resource, items []*watchcache.Item, meta *metav1.ListMeta) ([][]byte, error) {
 	head, err := json.Marshal(meta)
 	if err != nil {
 		return nil, err
 	}
-	parts := make([][]byte, len(items))
-	size := len(head) + 128
+	parts := make([][]byte, 0, 2*len(items)+3)
+	parts = append(parts, fmt.Appendf(nil, `{"kind":"%sList","apiVersion":"%s","metadata":%s,"items":[`, res.Kind.Kind, res.GVK().GroupVersion(), head))
 	for i, it := range items {
-		if parts[i], err = itemJSON(res, it); err != nil {
+		b, err := itemJSON(res, it)
+		if err != nil {
 			return nil, err
 		}
-		size += len(parts[i]) + 1
-	}
-	var b bytes.Buffer
-	b.Grow(size)
-	fmt.Fprintf(&b, `{"kind":"%sList","apiVersion":"%s","metadata":%s,"items":[`, res.Kind.Kind, res.GVK().GroupVersion(), head)
-	for i, p := range parts {
 		if i > 0 {
-			b.WriteByte(',')
+			parts = append(parts, comma)
 		}
-		b.Write(p)
+		parts = append(parts, b)
 	}
-	b.WriteString("]}")
-	return b.Bytes(), nil
+	return append(parts, listEnd), nil
 }
+
+var comma, listEnd = []byte{','}, []byte("]}")
 
 func itemJSON(res *registry.Resource, it *watchcache.Item) ([]byte, error) {
 	if !res.IsView() {
@@ -110,10 +110,10 @@ func itemProto(res *registry.Resource, it *watchcache.Item) ([]byte, error) {
 	return (&watchcache.Item{Object: v}).Protobuf()
 }
 
-// protoList joins the objects' shared messages: every Kubernetes list message
+// protoList lines up the objects' shared messages: every Kubernetes list message
 // has its metadata as field 1 and its items as field 2. nil if the kind has no
 // protobuf.
-func protoList(res *registry.Resource, items []*watchcache.Item, meta *metav1.ListMeta) ([]byte, error) {
+func protoList(res *registry.Resource, items []*watchcache.Item, meta *metav1.ListMeta) ([][]byte, error) {
 	if _, ok := res.New().(interface{ Marshal() ([]byte, error) }); !ok {
 		return nil, nil
 	}
@@ -121,28 +121,35 @@ func protoList(res *registry.Resource, items []*watchcache.Item, meta *metav1.Li
 	if err != nil {
 		return nil, err
 	}
-	size := len(head) + 16
-	parts := make([][]byte, len(items))
-	for i, it := range items {
-		if parts[i], err = itemProto(res, it); err != nil {
+	tags := appendTag(make([]byte, 0, 6*len(items)+16), 1, len(head))
+	parts := make([][]byte, 1, 2*len(items)+3) // the envelope comes first
+	parts = append(parts, tags, head)
+	size := len(tags) + len(head)
+	for _, it := range items {
+		b, err := itemProto(res, it)
+		if err != nil {
 			return nil, err
 		}
-		size += len(parts[i]) + 6
-	}
-	raw := make([]byte, 0, size)
-	raw = appendField(raw, 1, head)
-	for _, p := range parts {
-		raw = appendField(raw, 2, p)
+		begin := len(tags)
+		tags = appendTag(tags, 2, len(b))
+		tag := tags[begin:len(tags):len(tags)]
+		parts = append(parts, tag, b)
+		size += len(tag) + len(b)
 	}
 	gvk := res.GVK()
 	gvk.Kind += "List"
-	return codec.Envelope(gvk, raw)
+	open, end, err := codec.EnvelopeAround(gvk, size)
+	if err != nil {
+		return nil, err
+	}
+	parts[0] = open
+	return append(parts, end), nil
 }
 
-func appendField(b []byte, number byte, value []byte) []byte {
+// appendTag begins a length-delimited field.
+func appendTag(b []byte, number byte, size int) []byte {
 	b = append(b, number<<3|2)
-	b = binary.AppendUvarint(b, uint64(len(value)))
-	return append(b, value...)
+	return binary.AppendUvarint(b, uint64(size))
 }
 
 // table prints objects as kubectl get shows them.

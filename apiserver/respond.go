@@ -1,11 +1,13 @@
 package apiserver
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -28,12 +30,16 @@ var noResource = schema.GroupResource{}
 // that accept it; below, compressing costs more than it saves.
 const gzipAbove = 128 << 10
 
-// writeBody sends an encoded answer.
-func writeBody(w http.ResponseWriter, r *http.Request, code int, media string, body []byte) {
+// writeBody sends an encoded answer, given in parts so that shared bytes need no copy.
+func writeBody(w http.ResponseWriter, r *http.Request, code int, media string, parts ...[]byte) {
+	size := 0
+	for _, p := range parts {
+		size += len(p)
+	}
 	h := w.Header()
 	h.Set("Content-Type", media)
 	h.Set("Cache-Control", "no-cache, private")
-	if len(body) > gzipAbove && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	if size > gzipAbove && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		h.Set("Content-Encoding", "gzip")
 		h.Set("Vary", "Accept-Encoding")
 		w.WriteHeader(code)
@@ -41,17 +47,36 @@ func writeBody(w http.ResponseWriter, r *http.Request, code int, media string, b
 		if err != nil {
 			return
 		}
-		if _, err := z.Write(body); err == nil {
-			err = z.Close()
+		if writeParts(z, parts) == nil {
+			_ = z.Close() // the client has gone: nobody is left to tell
 		}
 		return
 	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Content-Length", strconv.Itoa(size))
 	w.WriteHeader(code)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // the client has gone: nobody is left to tell
+	if r.Method == http.MethodHead {
+		return
 	}
+	if len(parts) > 2 {
+		b := bufio.NewWriterSize(w, 64<<10) // few large frames instead of many small ones
+		if writeParts(b, parts) == nil {
+			_ = b.Flush()
+		}
+		return
+	}
+	_ = writeParts(w, parts)
 }
+
+func writeParts(w io.Writer, parts [][]byte) error {
+	for _, p := range parts {
+		if _, err := w.Write(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var newline = []byte{'\n'}
 
 // writeError sends an error as a Status.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
@@ -119,7 +144,7 @@ func writeJSON(w http.ResponseWriter, r *http.Request, code int, f format, b []b
 			b = buf.Bytes()
 		}
 	}
-	writeBody(w, r, code, codec.JSON, append(b[:len(b):len(b)], '\n'))
+	writeBody(w, r, code, codec.JSON, b, newline)
 }
 
 // pretty tells whether a person reads the answer: asked for, or the client is one

@@ -4,9 +4,11 @@ package codec
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"mime"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -44,6 +46,24 @@ func Envelope(gvk schema.GroupVersionKind, raw []byte) ([]byte, error) {
 		return nil, err
 	}
 	return out[:len(protoPrefix)+n], nil
+}
+
+// EnvelopeAround returns what Envelope puts before and after a message of size bytes.
+func EnvelopeAround(gvk schema.GroupVersionKind, size int) (open, end []byte, err error) {
+	// An Unknown is its TypeMeta (field 1), Raw (2), contentEncoding (3) and
+	// contentType (4); the latter two are written even if empty.
+	u := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind}}
+	b, err := u.Marshal()
+	if err != nil {
+		return nil, nil, err
+	}
+	const tail = 4 // two empty strings: a tag and a length each
+	if len(b) < tail {
+		return nil, nil, fmt.Errorf("envelope of a %s: %d bytes", gvk, len(b))
+	}
+	open = append(slices.Clone(protoPrefix), b[:len(b)-tail]...)
+	open = append(open, 2<<3|2)
+	return binary.AppendUvarint(open, uint64(size)), b[len(b)-tail:], nil
 }
 
 // EncodeStored returns the bytes under which obj is stored: protobuf in the

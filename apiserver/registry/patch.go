@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -44,7 +45,7 @@ func (r *Registry) Patch(ctx context.Context, q Request, p Patch) (it *watchcach
 	if q.Force {
 		return nil, false, invalidOptions("force", q.Force, "may not be specified for non-apply patch")
 	}
-	it, err = r.modify(ctx, &q, func(old kind.Object) (kind.Object, error) {
+	it, err = r.modifyItem(ctx, &q, func(old *watchcache.Item) (kind.Object, error) {
 		return r.patched(&q, old, p)
 	})
 	return it, false, err
@@ -56,12 +57,18 @@ func invalidOptions(name string, value any, msg string) error {
 }
 
 // patched computes the result of a JSON, merge or strategic merge patch.
-func (r *Registry) patched(q *Request, old kind.Object, p Patch) (kind.Object, error) {
+func (r *Registry) patched(q *Request, it *watchcache.Item, p Patch) (kind.Object, error) {
+	old := it.Object
 	view, err := q.Resource.View(old)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	before, err := watchcache.EncodeJSON(view)
+	var before []byte
+	if q.Resource.IsView() {
+		before, err = watchcache.EncodeJSON(view)
+	} else {
+		before, err = it.JSON()
+	}
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
@@ -168,8 +175,16 @@ func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchca
 			field.Required(field.NewPath("fieldManager"), "is required for apply patch")})
 	}
 	config := &unstructured.Unstructured{Object: map[string]any{}}
-	if err := yaml.Unmarshal(p.Data, &config.Object); err != nil {
+	// Most clients send JSON, which is YAML too, but much cheaper to read as what it is.
+	media, read := codec.YAML, func(b []byte, into *map[string]any) error { return yaml.Unmarshal(b, into) }
+	if json.Valid(p.Data) {
+		media, read = codec.JSON, func(b []byte, into *map[string]any) error { return utiljson.Unmarshal(b, into) }
+	}
+	if err := read(p.Data, &config.Object); err != nil {
 		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	if config.Object == nil {
+		config.Object = map[string]any{}
 	}
 	if config.GetName() == "" {
 		config.SetName(q.Name)
@@ -186,7 +201,7 @@ func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchca
 	if config.GetManagedFields() != nil {
 		return nil, false, apierrors.NewBadRequest("metadata.managedFields must be nil")
 	}
-	if _, err := checkApplied(&q, p); err != nil {
+	if _, err := checkApplied(&q, p, media); err != nil {
 		return nil, false, err
 	}
 	q.applied = true
@@ -230,9 +245,9 @@ func (r *Registry) absent(ctx context.Context, q *Request) bool {
 }
 
 // checkApplied finds unknown fields and wrong types in an apply configuration.
-func checkApplied(q *Request, p Patch) (kind.Object, error) {
+func checkApplied(q *Request, p Patch, media string) (kind.Object, error) {
 	into := q.Resource.New()
-	_, gvk, err := codec.Decode(p.Data, codec.YAML, q.Resource.GVK(), into, p.Validation != metav1.FieldValidationIgnore)
+	_, gvk, err := codec.Decode(p.Data, media, q.Resource.GVK(), into, p.Validation != metav1.FieldValidationIgnore)
 	if runtime.IsStrictDecodingError(err) {
 		strict, _ := runtime.AsStrictDecodingError(err)
 		if p.Validation == metav1.FieldValidationStrict {

@@ -54,6 +54,11 @@ func (r *Registry) Update(ctx context.Context, q Request, obj kind.Object) (it *
 
 // modify is the one way in which stored objects change.
 func (r *Registry) modify(ctx context.Context, q *Request, fn transform) (*watchcache.Item, error) {
+	return r.modifyItem(ctx, q, func(old *watchcache.Item) (kind.Object, error) { return fn(old.Object) })
+}
+
+// modifyItem is modify for transforms that can use the stored object's bytes.
+func (r *Registry) modifyItem(ctx context.Context, q *Request, fn func(*watchcache.Item) (kind.Object, error)) (*watchcache.Item, error) {
 	res := q.Resource.hub
 	for race := 0; ; race++ {
 		it, err := r.latest(ctx, res, q.key(), race > 0)
@@ -63,7 +68,7 @@ func (r *Registry) modify(ctx context.Context, q *Request, fn transform) (*watch
 		if it == nil {
 			return nil, q.notFound()
 		}
-		obj, err := fn(it.Object)
+		obj, err := fn(it)
 		if err != nil {
 			return nil, err
 		}
