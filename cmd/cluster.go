@@ -232,6 +232,7 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 		ServiceIP: netip.MustParsePrefix(c.cfg.Network.ServiceCIDR).Masked().Addr().Next(),
 		Endpoint:  netip.AddrPortFrom(c.apiAddress(), uint16(api.Port)),
 		DNSIP:     c.cfg.clusterDNS(), DNS: netip.AddrPortFrom(c.data.Gateway(), 53),
+		Controllers: controllerRules(c.controllers()),
 	})
 	cp.server.Ready("bootstrap", err)
 	if err != nil {

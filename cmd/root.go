@@ -55,6 +55,7 @@ func rootCommand() *cobra.Command {
 		imageCommand(),
 		runtimeCommand(),
 		checkCommand(),
+		debugCommand(),
 		configCommand(),
 		versionCommand(),
 	)

@@ -11,6 +11,7 @@ import (
 	"knarr.dev/knarr/controller/nodelifecycle"
 	"knarr.dev/knarr/controller/podgc"
 	"knarr.dev/knarr/controller/replicaset"
+	"knarr.dev/knarr/controller/roleaggregation"
 	"knarr.dev/knarr/controller/rootca"
 	"knarr.dev/knarr/controller/serviceaccount"
 )
@@ -32,6 +33,7 @@ func All(o Options) []engine.Controller {
 		namespace.New(),
 		serviceaccount.New(),
 		rootca.New(o.CA),
+		roleaggregation.New(),
 		deployment.New(),
 		replicaset.New(),
 		replicaset.NewReplication(),

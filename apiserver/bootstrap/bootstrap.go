@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,6 +34,8 @@ type Cluster struct {
 	DNSIP netip.Addr
 	// DNS is where the node's DNS server listens.
 	DNS netip.AddrPort
+	// Controllers are the permissions that the controllers declare.
+	Controllers []rbacv1.PolicyRule
 }
 
 type entry struct {
@@ -65,12 +68,31 @@ func ensure(ctx context.Context, reg *registry.Registry, e entry) error {
 	if err != nil || !e.current {
 		return err
 	}
-	old := it.Object
-	if s, ok := e.obj.(*discoveryv1.EndpointSlice); ok && equality.Semantic.DeepEqual(s.Endpoints, old.(*discoveryv1.EndpointSlice).Endpoints) {
-		return nil
+	if next := renewed(it.Object, e.obj); next != nil {
+		_, _, err = reg.Update(ctx, q, next)
 	}
-	_, _, err = reg.Update(ctx, q, e.obj)
 	return err
+}
+
+// renewed is what a present object must become; nil if it is right.
+func renewed(old, want kind.Object) kind.Object {
+	switch w := want.(type) {
+	case *discoveryv1.EndpointSlice:
+		if s := old.(*discoveryv1.EndpointSlice); equality.Semantic.DeepEqual(w.Endpoints, s.Endpoints) && equality.Semantic.DeepEqual(w.Ports, s.Ports) {
+			return nil
+		}
+		return w
+	case *rbacv1.ClusterRole:
+		role := old.(*rbacv1.ClusterRole)
+		add := missing(role.Rules, w.Rules)
+		if len(add) == 0 || role.Annotations[rbacv1.AutoUpdateAnnotationKey] != "true" {
+			return nil
+		}
+		next := role.DeepCopy()
+		next.Rules = append(next.Rules, add...)
+		return next
+	}
+	return want
 }
 
 func entries(c Cluster) []entry {
@@ -89,7 +111,7 @@ func entries(c Cluster) []entry {
 	} {
 		out = append(out, entry{classes, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: pc.value, Description: pc.doc}, false})
 	}
-	out = append(out, roles()...)
+	out = append(out, roles(c.Controllers)...)
 	out = append(out, service(core, "kubernetes", metav1.NamespaceDefault, c.ServiceIP,
 		map[string]string{"component": "apiserver", "provider": "kubernetes"},
 		corev1.ServicePort{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(c.Endpoint.Port()))}))

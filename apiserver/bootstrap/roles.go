@@ -1,7 +1,10 @@
 package bootstrap
 
 import (
+	"slices"
+
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"knarr.dev/knarr/apiserver/auth"
@@ -60,7 +63,12 @@ type grant struct {
 	role     string
 	rules    []rbacv1.PolicyRule
 	subjects []rbacv1.Subject // of the binding of the same name; none: no binding
+	// from, if set, makes the rules those of all roles labelled aggregate-to-<from>;
+	// to labels this role so
+	from, to string
 }
+
+const aggregateTo = "rbac.authorization.k8s.io/aggregate-to-"
 
 func group(names ...string) []rbacv1.Subject {
 	var out []rbacv1.Subject
@@ -74,32 +82,54 @@ func user(name string) []rbacv1.Subject {
 	return []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}}
 }
 
-// grants are Kubernetes' default cluster roles, and those of knarr's own parts.
-func grants() []grant {
+// grants are Kubernetes' default cluster roles, and those of knarr's own parts;
+// controllers are the rules that the controllers declare.
+func grants(controllers []rbacv1.PolicyRule) []grant {
 	return []grant{
-		{"cluster-admin", []rbacv1.PolicyRule{rule(all, "*", "*"), {Verbs: all, NonResourceURLs: all}}, group(auth.GroupMasters)},
-		{"admin", join(readable, writable, administrable), nil},
-		{"edit", join(readable, writable), nil},
-		{"view", readable, nil},
-		{"system:discovery", []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: apiPaths}}, group(auth.GroupAuthenticated)},
-		{"system:public-info-viewer", []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/healthz", "/livez", "/readyz", "/version", "/version/"}}}, group(auth.GroupAuthenticated, "system:unauthenticated")},
-		{"system:basic-user", []rbacv1.PolicyRule{
+		{role: "cluster-admin", rules: []rbacv1.PolicyRule{rule(all, "*", "*"), {Verbs: all, NonResourceURLs: all}}, subjects: group(auth.GroupMasters)},
+		{role: "admin", rules: join(readable, writable, administrable), from: "admin"},
+		{role: "edit", rules: join(readable, writable), from: "edit", to: "admin"},
+		{role: "view", rules: readable, from: "view", to: "edit"},
+		{role: "system:aggregate-to-admin", rules: administrable, to: "admin"},
+		{role: "system:aggregate-to-edit", rules: writable, to: "edit"},
+		{role: "system:aggregate-to-view", rules: readable, to: "view"},
+		{role: "system:discovery", rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: apiPaths}}, subjects: group(auth.GroupAuthenticated)},
+		{role: "system:public-info-viewer", rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/healthz", "/livez", "/readyz", "/version", "/version/"}}}, subjects: group(auth.GroupAuthenticated, "system:unauthenticated")},
+		{role: "system:basic-user", rules: []rbacv1.PolicyRule{
 			rule([]string{"create"}, "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
 			rule([]string{"create"}, "authentication.k8s.io", "selfsubjectreviews"),
-		}, group(auth.GroupAuthenticated)},
-		{"system:auth-delegator", []rbacv1.PolicyRule{
+		}, subjects: group(auth.GroupAuthenticated)},
+		{role: "system:auth-delegator", rules: []rbacv1.PolicyRule{
 			rule([]string{"create"}, "authentication.k8s.io", "tokenreviews"), rule([]string{"create"}, "authorization.k8s.io", "subjectaccessreviews"),
-		}, nil},
-		{"system:monitoring", []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*"}}}, group("system:monitoring")},
-		{"system:kube-controller-manager", []rbacv1.PolicyRule{rule(all, "*", "*")}, user("system:kube-controller-manager")},
-		{"system:kube-scheduler", []rbacv1.PolicyRule{
+		}},
+		{role: "system:monitoring", rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*"}}}, subjects: group("system:monitoring")},
+		{role: "system:kube-controller-manager", rules: controllers, subjects: user("system:kube-controller-manager")},
+		{role: "system:node-proxier", rules: []rbacv1.PolicyRule{
+			rule(readVerbs, "", "services", "endpoints", "nodes"), rule(readVerbs, "discovery.k8s.io", "endpointslices"),
+			rule(readVerbs, "networking.k8s.io", "servicecidrs"), rule([]string{"create", "patch", "update"}, "", "events"), rule([]string{"create", "patch", "update"}, "events.k8s.io", "events"),
+		}, subjects: user("system:kube-proxy")},
+		{role: "system:node-problem-detector", rules: []rbacv1.PolicyRule{
+			rule([]string{"get"}, "", "nodes"), rule([]string{"patch"}, "", "nodes/status"), rule([]string{"create", "patch", "update"}, "", "events"), rule([]string{"create", "patch", "update"}, "events.k8s.io", "events"),
+		}},
+		{role: "system:persistent-volume-provisioner", rules: []rbacv1.PolicyRule{
+			rule([]string{"create", "delete", "get", "list", "watch"}, "", "persistentvolumes"), rule([]string{"get", "list", "update", "watch"}, "", "persistentvolumeclaims"),
+			rule(readVerbs, "storage.k8s.io", "storageclasses"), rule([]string{"watch"}, "", "events"), rule([]string{"create", "patch", "update"}, "", "events"), rule([]string{"create", "patch", "update"}, "events.k8s.io", "events"),
+		}},
+		{role: "system:kube-dns", rules: []rbacv1.PolicyRule{rule([]string{"list", "watch"}, "", "endpoints", "services")}},
+		{role: "system:kubelet-api-admin", rules: []rbacv1.PolicyRule{
+			rule(readVerbs, "", "nodes"), rule([]string{"proxy"}, "", "nodes"), rule(all, "", "nodes/log", "nodes/metrics", "nodes/proxy", "nodes/stats"),
+		}},
+		{role: "system:service-account-issuer-discovery", rules: []rbacv1.PolicyRule{
+			{Verbs: []string{"get"}, NonResourceURLs: []string{"/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/"}},
+		}, subjects: group(auth.GroupServiceAccounts)},
+		{role: "system:kube-scheduler", rules: []rbacv1.PolicyRule{
 			rule(readVerbs, "", "nodes", "namespaces", "pods", "persistentvolumes", "persistentvolumeclaims", "replicationcontrollers", "services"),
 			rule([]string{"create"}, "", "pods/binding", "bindings"), rule([]string{"patch", "update"}, "", "pods/status"), rule([]string{"delete"}, "", "pods"),
 			rule([]string{"create", "patch", "update"}, "", "events"), rule([]string{"create", "patch", "update"}, "events.k8s.io", "events"),
 			rule(readVerbs, "apps", "replicasets", "statefulsets"), rule(readVerbs, "policy", "poddisruptionbudgets"),
 			rule(readVerbs, "storage.k8s.io", "storageclasses", "csinodes", "csidrivers", "csistoragecapacities"),
-		}, user("system:kube-scheduler")},
-		{"system:node", []rbacv1.PolicyRule{
+		}, subjects: user("system:kube-scheduler")},
+		{role: "system:node", rules: []rbacv1.PolicyRule{
 			rule([]string{"create", "get", "list", "patch", "update", "watch", "delete"}, "", "nodes", "nodes/status"),
 			rule(append(append([]string{}, readVerbs...), "create", "delete"), "", "pods"), rule([]string{"patch", "update"}, "", "pods/status"), rule([]string{"create"}, "", "pods/eviction"),
 			rule(readVerbs, "", "services", "configmaps", "secrets", "persistentvolumeclaims", "persistentvolumes", "serviceaccounts", "namespaces", "endpoints"),
@@ -107,21 +137,41 @@ func grants() []grant {
 			rule(readVerbs, "discovery.k8s.io", "endpointslices"), rule([]string{"create", "delete", "get", "patch", "update", "list", "watch"}, "coordination.k8s.io", "leases"),
 			rule(readVerbs, "node.k8s.io", "runtimeclasses"), rule(readVerbs, "storage.k8s.io", "csidrivers", "csinodes", "volumeattachments"),
 			rule([]string{"create"}, "authentication.k8s.io", "tokenreviews"), rule([]string{"create"}, "authorization.k8s.io", "subjectaccessreviews"),
-		}, group(auth.GroupNodes)},
+		}, subjects: group(auth.GroupNodes)},
 	}
 }
 
-func roles() []entry {
+func roles(controllers []rbacv1.PolicyRule) []entry {
 	gv := rbacv1.SchemeGroupVersion
-	labels := map[string]string{"kubernetes.io/bootstrapping": "rbac-defaults"}
-	notes := map[string]string{rbacv1.AutoUpdateAnnotationKey: "true"}
 	var out []entry
-	for _, g := range grants() {
-		meta := metav1.ObjectMeta{Name: g.role, Labels: labels, Annotations: notes}
-		out = append(out, entry{gv.WithResource("clusterroles"), &rbacv1.ClusterRole{ObjectMeta: meta, Rules: g.rules}, false})
+	for _, g := range grants(controllers) {
+		meta := func() metav1.ObjectMeta {
+			return metav1.ObjectMeta{Name: g.role, Labels: map[string]string{"kubernetes.io/bootstrapping": "rbac-defaults"},
+				Annotations: map[string]string{rbacv1.AutoUpdateAnnotationKey: "true"}}
+		}
+		role := &rbacv1.ClusterRole{ObjectMeta: meta(), Rules: g.rules}
+		if g.to != "" {
+			role.Labels[aggregateTo+g.to] = "true"
+		}
+		if g.from != "" {
+			role.AggregationRule = &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{aggregateTo + g.from: "true"}}}}
+		}
+		out = append(out, entry{gv.WithResource("clusterroles"), role, g.from == ""})
 		if g.subjects != nil {
-			out = append(out, entry{gv.WithResource("clusterrolebindings"), &rbacv1.ClusterRoleBinding{ObjectMeta: *meta.DeepCopy(), Subjects: g.subjects,
+			out = append(out, entry{gv.WithResource("clusterrolebindings"), &rbacv1.ClusterRoleBinding{ObjectMeta: meta(), Subjects: g.subjects,
 				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: g.role}}, false})
+		}
+	}
+	return out
+}
+
+// missing returns the rules of want that have lacks: an administrator's additions
+// to a default role stay.
+func missing(have, want []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	var out []rbacv1.PolicyRule
+	for _, w := range want {
+		if !slices.ContainsFunc(have, func(h rbacv1.PolicyRule) bool { return equality.Semantic.DeepEqual(h, w) }) {
+			out = append(out, w)
 		}
 	}
 	return out
