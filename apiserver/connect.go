@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"knarr.dev/knarr/apiserver/registry"
 )
@@ -52,7 +53,14 @@ func (s *Server) connectPod(w http.ResponseWriter, r *http.Request, info *reques
 		target.Path += "/" + container
 	}
 	target.RawQuery = agentQuery(info.Subresource, query)
-	s.proxy(w, r, &target)
+	switch {
+	case info.Subresource == "portforward" && wsstream.IsWebSocketRequestWithTunnelingProtocol(r):
+		s.tunnelPorts(w, r, &target)
+	case info.Subresource != "log" && wsstream.IsWebSocketRequestWithStreamCloseProtocol(r):
+		s.translateExec(w, r, &target)
+	default:
+		s.proxy(w, r, &target)
+	}
 	return nil
 }
 
