@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"expvar"
 	"fmt"
 	"net/url"
 	"os"
@@ -16,6 +17,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -93,9 +95,11 @@ func startEmbedded(ctx context.Context, dir string) (e *embed.Etcd, err error) {
 const electEvery = 2 * time.Millisecond
 
 // elect has the lone member lead at once instead of after up to nine ticks. The
-// message is the one by which a leader that steps down names its successor; a
-// member that has not applied its configuration yet, or that leads already,
-// ignores it.
+// message is the one by which a leader that steps down names its successor.
+//
+// It is sent only when raft has applied all that it knows to be committed: a
+// member that stands earlier looks through the entries in between, some of which
+// etcd may have compacted already, and panics.
 func elect(ctx context.Context, e *embed.Etcd) error {
 	now := raftpb.Message{Type: raftpb.MsgTimeoutNow, To: uint64(e.Server.MemberID())}
 	t := time.NewTicker(electEvery)
@@ -109,14 +113,25 @@ func elect(ctx context.Context, e *embed.Etcd) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
-			if e.Server.Leader() != 0 {
-				continue // it leads, and has yet to announce itself
+			if e.Server.Leader() != 0 || !settled() {
+				continue
 			}
 			if err := e.Server.Process(ctx, now); err != nil {
 				return fmt.Errorf("stand for election: %w", err)
 			}
 		}
 	}
+}
+
+// settled tells whether raft, as etcd publishes its status, has applied all that
+// is committed. Without that status the member waits for its ticks.
+func settled() bool {
+	f, ok := expvar.Get("raft.status").(expvar.Func)
+	if !ok {
+		return false
+	}
+	st, ok := f.Value().(raft.Status)
+	return ok && st.Commit > 0 && st.Applied == st.Commit
 }
 
 func lock(path string) (unlock func() error, err error) {
