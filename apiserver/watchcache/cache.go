@@ -57,6 +57,8 @@ const (
 	minRing = 256
 	maxRing = 65536
 	keepFor = 75 * time.Second
+	// muchPast events forgotten at once are worth giving memory back to the system.
+	muchPast = 4096
 )
 
 // Cache is the current state of one kind.
@@ -194,12 +196,11 @@ func (c *Cache) push(ev *Event, now time.Time) {
 }
 
 // trim forgets what has aged: push does so only when the next event comes, and
-// after a burst of writes it may never. It tells whether more than minRing events
-// are left.
-func (c *Cache) trim(now time.Time) (long bool) {
+// after a burst of writes it may never. It tells how many events it dropped and
+// whether more than minRing are left.
+func (c *Cache) trim(now time.Time) (drop int, long bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	drop := 0
 	for len(c.ring)-drop > minRing && now.Sub(c.ring[drop].at) > keepFor {
 		drop++
 	}
@@ -208,7 +209,7 @@ func (c *Cache) trim(now time.Time) (long bool) {
 		c.ring = append([]*Event(nil), c.ring[drop:]...)
 		c.first += drop
 	}
-	return len(c.ring) > minRing
+	return drop, len(c.ring) > minRing
 }
 
 // Watcher is a cursor in a cache's events. Next must be called from one

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -199,8 +200,15 @@ func (h *Hub) follow(w store.Watcher) {
 			h.batch(batch)
 		case <-aged:
 			aged, h.long = nil, false
+			dropped := 0
 			for _, c := range h.byStorage {
-				h.long = c.trim(h.now()) || h.long
+				n, long := c.trim(h.now())
+				dropped, h.long = dropped+n, h.long || long
+			}
+			if dropped >= muchPast {
+				// Most of the heap may just have become garbage, and at rest the
+				// next collection is minutes away.
+				debug.FreeOSMemory()
 			}
 		}
 	}

@@ -31,10 +31,10 @@ func TestTrimForgetsABurst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if long := c.trim(start.Add(keepFor)); !long || len(c.ring) != n {
+	if drop, long := c.trim(start.Add(keepFor)); drop != 0 || !long || len(c.ring) != n {
 		t.Fatalf("young events were forgotten: %d of %d left", len(c.ring), n)
 	}
-	if long := c.trim(start.Add(keepFor + 1)); long || len(c.ring) != minRing {
+	if drop, long := c.trim(start.Add(keepFor + 1)); drop != n-minRing || long || len(c.ring) != minRing {
 		t.Fatalf("%d events left, want %d", len(c.ring), minRing)
 	}
 	if _, err := behind.Poll(); err != ErrExpired {

@@ -6,8 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -56,134 +54,17 @@ func boot(ctx context.Context, c *cluster) ([]row, error) {
 	}, nil
 }
 
-// idle measures a fresh cluster without load.
-func idle(ctx context.Context, c *cluster) ([]row, error) {
-	if err := c.down(); err != nil {
-		return nil, err
-	}
-	if _, err := c.up(ctx); err != nil {
-		return nil, err
-	}
-	return c.rest(ctx, "idle, fresh cluster", "<= 0.5 %", "<= 100 MiB")
-}
-
-// after measures what the groups before have left behind.
-func after(ctx context.Context, c *cluster) ([]row, error) {
-	return c.rest(ctx, "idle, after all that", "<= 0.5 %", "<= 150 MiB")
-}
-
-// crowd measures a cluster with 50 pods that do nothing.
-func crowd(ctx context.Context, c *cluster) ([]row, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	t, err := c.followPods(ctx)
-	if err != nil {
-		return nil, err
-	}
-	api := c.client.CoreV1().Pods("default")
-	var names []string
-	for i := range 50 {
-		names = append(names, fmt.Sprintf("crowd-%d", i))
-		if _, err := api.Create(ctx, c.pod(names[i]), metav1.CreateOptions{}); err != nil {
-			return nil, err
-		}
-	}
-	if err := t.await(ctx, t.running, names...); err != nil {
-		return nil, err
-	}
-	rows, err := c.rest(ctx, "50 idle pods", "<= 0.8 %", "<= 130 MiB")
-	if err != nil {
-		return nil, err
-	}
-	if err := api.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "bench=1"}); err != nil {
-		return nil, err
-	}
-	return rows, t.await(ctx, t.gone, names...)
-}
-
-// rest lets the cluster come to rest, then measures its CPU for a minute and its
-// memory.
-func (c *cluster) rest(ctx context.Context, what, cpu, mem string) ([]row, error) {
-	pid := c.proc.Process.Pid
-	settle, window := 20*time.Second, 60*time.Second
-	if err := sleep(ctx, settle); err != nil {
-		return nil, err
-	}
-	before, err := cpuTime(pid)
-	if err != nil {
-		return nil, err
-	}
-	if err := sleep(ctx, window); err != nil {
-		return nil, err
-	}
-	after, err := cpuTime(pid)
-	if err != nil {
-		return nil, err
-	}
-	pss, anon, err := memory(pid)
-	if err != nil {
-		return nil, err
-	}
-	c.profile(ctx, strings.ReplaceAll(what, " ", "-"))() // after the figures, which it would spoil
-	return []row{
-		{what + ": CPU, share of a core", fmt.Sprintf("%.2f %%", float64(after-before)/float64(window)*100), cpu},
-		{what + ": memory, PSS, anonymous", fmt.Sprintf("%d MiB, %d MiB", pss, anon), mem},
-	}, nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// cpuTime is a process's user and system time.
-func cpuTime(pid int) (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	f := strings.Fields(string(b)[strings.LastIndexByte(string(b), ')')+2:])
-	user, err := strconv.ParseInt(f[11], 10, 64)
-	if err != nil {
-		return 0, err
-	}
-	system, err := strconv.ParseInt(f[12], 10, 64)
-	return time.Duration(user+system) * 10 * time.Millisecond, err
-}
-
-// memory is a process's proportional and anonymous memory in MiB.
-func memory(pid int) (pss, anon int, err error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	for _, l := range strings.Split(string(b), "\n") {
-		var kb int
-		if n, _ := fmt.Sscanf(l, "Pss: %d kB", &kb); n == 1 {
-			pss = kb >> 10
-		}
-		if n, _ := fmt.Sscanf(l, "Anonymous: %d kB", &kb); n == 1 {
-			anon = kb >> 10
-		}
-	}
-	return pss, anon, nil
-}
-
 func (c *cluster) pod(name string) *corev1.Pod {
 	grace := int64(1)
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"bench": "1"}},
 		Spec: corev1.PodSpec{TerminationGracePeriodSeconds: &grace, Containers: []corev1.Container{{Name: "c", Image: c.image}}}}
 }
 
-// podTimes follows when pods were seen Running and gone.
+// podTimes follows when pods were seen Running, ready and gone.
 type podTimes struct {
-	mu            sync.Mutex
-	running, gone map[string]time.Time
-	changed       chan struct{}
+	mu                   sync.Mutex
+	running, ready, gone map[string]time.Time
+	changed              chan struct{}
 }
 
 func (c *cluster) followPods(ctx context.Context) (*podTimes, error) {
@@ -191,7 +72,7 @@ func (c *cluster) followPods(ctx context.Context) (*podTimes, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &podTimes{running: map[string]time.Time{}, gone: map[string]time.Time{}, changed: make(chan struct{}, 1)}
+	t := &podTimes{running: map[string]time.Time{}, ready: map[string]time.Time{}, gone: map[string]time.Time{}, changed: make(chan struct{}, 1)}
 	go func() {
 		for e := range w.ResultChan() {
 			p, ok := e.Object.(*corev1.Pod)
@@ -201,6 +82,9 @@ func (c *cluster) followPods(ctx context.Context) (*podTimes, error) {
 			t.mu.Lock()
 			if _, seen := t.running[p.Name]; p.Status.Phase == corev1.PodRunning && !seen {
 				t.running[p.Name] = time.Now()
+			}
+			if _, seen := t.ready[p.Name]; !seen && podReady(p) {
+				t.ready[p.Name] = time.Now()
 			}
 			if e.Type == watch.Deleted {
 				t.gone[p.Name] = time.Now()
@@ -213,6 +97,12 @@ func (c *cluster) followPods(ctx context.Context) (*podTimes, error) {
 		}
 	}()
 	return t, nil
+}
+
+func podReady(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 func (t *podTimes) await(ctx context.Context, m map[string]time.Time, names ...string) error {
@@ -271,11 +161,42 @@ func pods(ctx context.Context, c *cluster) ([]row, error) {
 		{"pod create to Running seen by a watch, one at a time, p50 / p99", p50p99(start[1:]), "<= 30 / 80 ms"},
 		{"delete, grace 0, until gone, p50 / p99", p50p99(stop), "<= 5 ms"},
 	}
+	polite, err := c.polite(ctx, t)
+	if err != nil {
+		return nil, err
+	}
 	burst, err := c.burst(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	return append(rows, burst...), nil
+	return append(append(rows, polite), burst...), nil
+}
+
+// polite deletes pods whose process exits on SIGTERM.
+func (c *cluster) polite(ctx context.Context, t *podTimes) (row, error) {
+	var took []time.Duration
+	for i := range 20 {
+		p := c.pod(fmt.Sprintf("polite-%d", i))
+		p.Spec.TerminationGracePeriodSeconds = nil
+		p.Spec.Containers[0].Command = []string{"sh", "-c", "trap 'exit 0' TERM; touch /tmp/set; sleep 1000000 & wait"}
+		// Running is too early: the shell must have set its trap.
+		p.Spec.Containers[0].StartupProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"cat", "/tmp/set"}}}}
+		if _, err := c.client.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{}); err != nil {
+			return row{}, err
+		}
+		if err := t.await(ctx, t.ready, p.Name); err != nil {
+			return row{}, err
+		}
+		at := time.Now()
+		if err := c.client.CoreV1().Pods("default").Delete(ctx, p.Name, metav1.DeleteOptions{}); err != nil {
+			return row{}, err
+		}
+		if err := t.await(ctx, t.gone, p.Name); err != nil {
+			return row{}, err
+		}
+		took = append(took, t.gone[p.Name].Sub(at))
+	}
+	return row{"delete of a pod that exits on SIGTERM, until gone, p50 / p99", p50p99(took), "<= 50 ms"}, nil
 }
 
 // burst starts 50 pods at once, execs into one, and deletes all.
