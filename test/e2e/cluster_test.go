@@ -170,7 +170,7 @@ func (c *cluster) up() {
 	}
 	defer r.Close()
 	c.proc = exec.Command(bin, args...)
-	c.proc.Env = append(os.Environ(), "KNARR_READY_FD=1", "GOTRACEBACK=all")
+	c.proc.Env = append(os.Environ(), "KNARR_READY_FD=1", "KNARR_DEBUG=mutation")
 	c.proc.Stdout, c.proc.Stderr, c.proc.ExtraFiles = c.log, c.log, []*os.File{w}
 	c.proc.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := c.proc.Start(); err != nil {
@@ -208,6 +208,9 @@ func (c *cluster) kill() {
 }
 
 func (c *cluster) down() {
+	if strings.Contains(c.logs(), "shared object was changed") {
+		c.t.Error("a component changed an object that it shares with others: see the log")
+	}
 	if c.t.Failed() {
 		c.t.Logf("log of %s:\n%s", c.name, c.logs())
 	}

@@ -53,7 +53,7 @@ spec:
 			t.Errorf("round %d: a container that exited with %d while knarr was dead is reported as %+v", i, 40+i, s)
 		}
 	}
-	host.check("from the machine", host.stop(), 500)
+	host.check("from the machine", host.stop())
 	for key, pid := range before {
 		if after := c.processes(); after[key] != pid {
 			t.Errorf("container %s had process %s and has %s", key, pid, after[key])

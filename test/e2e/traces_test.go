@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -106,8 +107,8 @@ func (c *cluster) running() (mine []string, others int) {
 		switch {
 		case strings.Contains(string(cg), "/"+c.name+"/"), strings.Contains(line, "--name "+c.name+" "):
 			mine = append(mine, fmt.Sprintf("process %s %s", filepath.Base(d), line))
-		case strings.Contains(line, "knarr up "):
-			others++
+		case strings.Contains(line, "knarr up "), strings.Contains(line, ".test ") && filepath.Base(d) != strconv.Itoa(os.Getpid()):
+			others++ // another instance, or another package's tests
 		}
 	}
 	return mine, others
