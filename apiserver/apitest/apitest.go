@@ -16,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/kubernetes"
@@ -57,6 +59,8 @@ type Server struct {
 	Authz    *auth.RBAC
 	Tokens   *auth.Tokens
 	CA       *pki.Authority
+	// Handler answers without a network in between; it knows users by tokens.
+	Handler http.Handler
 }
 
 // Start runs a server until the test ends.
@@ -102,6 +106,7 @@ func Start(t testing.TB, o Options) *Server {
 		Version: version.Info{Major: "1", Minor: "36", GitVersion: "v1.36.3+knarr"},
 		Kubelet: apiserver.Kubelet{Transport: o.Kubelet}, Now: time.Now, Log: log,
 	})
+	s.Handler = srv.Handler()
 	s.serve(t, srv)
 	return s
 }
@@ -176,6 +181,26 @@ func (s *Server) As(t testing.TB, user string, groups ...string) *rest.Config {
 
 // Admin returns the configuration of a member of system:masters.
 func (s *Server) Admin(t testing.TB) *rest.Config { return s.As(t, "admin", auth.GroupMasters) }
+
+// AdminToken returns the token of a service account that may do everything.
+func (s *Server) AdminToken(t testing.TB) string {
+	t.Helper()
+	c := s.Client(t)
+	const ns, name = metav1.NamespaceSystem, "apitest-admin"
+	if _, err := c.CoreV1().ServiceAccounts(ns).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: ns, Name: name}},
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	tr, err := c.CoreV1().ServiceAccounts(ns).CreateToken(t.Context(), name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr.Status.Token
+}
 
 // Client returns the administrator's typed client.
 func (s *Server) Client(t testing.TB) *kubernetes.Clientset {

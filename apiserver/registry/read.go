@@ -195,6 +195,9 @@ func (r *Registry) listContinue(ctx context.Context, q *Request, o ListOptions, 
 	if t.ResourceVersion < 0 { // an inconsistent continuation: from here on, as it is now
 		return page(q.Resource.Cache.Snapshot(), prefix, t.Start, o, match), nil
 	}
+	if t.ResourceVersion == 0 || t.ResourceVersion > r.hub.Revision() {
+		return nil, apierrors.NewBadRequest("continue key is not valid: its resourceVersion is not of this server: start a new list without it")
+	}
 	list, err := r.listStore(ctx, q, o, prefix, t.Start, t.ResourceVersion, match)
 	if apierrors.IsResourceExpired(err) {
 		e := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.")
