@@ -71,6 +71,14 @@ func OneOfOrEmpty[T ~string](at *field.Path, value T, supported ...T) Errors {
 	return Errors{field.NotSupported(at, value, supported)}
 }
 
+// Exactly refuses a value that is not among supported, an empty one too.
+func Exactly[T ~string](at *field.Path, value T, supported ...T) Errors {
+	if slices.Contains(supported, value) {
+		return nil
+	}
+	return Errors{field.NotSupported(at, value, supported)}
+}
+
 // Port checks a port number.
 func Port(at *field.Path, port int32) Errors {
 	return Each(at, port, validation.IsValidPortNum(int(port)))

@@ -89,13 +89,13 @@ func (v *podValidator) checkContainer(at *field.Path, c *corev1.Container) {
 		v.add(field.Invalid(at.Child("image"), c.Image, "must not have leading or trailing whitespace"))
 	}
 	v.add(check.OneOf(at.Child("imagePullPolicy"), c.ImagePullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)...)
-	v.add(check.OneOf(at.Child("terminationMessagePolicy"), c.TerminationMessagePolicy, corev1.TerminationMessageFallbackToLogsOnError, corev1.TerminationMessageReadFile)...)
+	v.add(check.OneOf(at.Child("terminationMessagePolicy"), c.TerminationMessagePolicy, corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)...)
 	v.checkPorts(at.Child("ports"), c.Ports)
 	for i := range c.Env {
 		v.checkEnv(at.Child("env").Index(i), &c.Env[i])
 	}
 	for i := range c.EnvFrom {
-		v.checkEnvFrom(at.Child("envFrom").Index(i), &c.EnvFrom[i])
+		v.checkEnvFrom(at.Child("envFrom"), i, &c.EnvFrom[i])
 	}
 	v.checkMounts(at, c)
 	v.add(checkRequirements(at.Child("resources"), &c.Resources)...)
@@ -191,34 +191,36 @@ type handler struct {
 
 func (v *podValidator) checkHandler(at *field.Path, h handler) {
 	n := 0
-	take := func(name string) *field.Path {
+	// Only the first handler is looked into: the others are too many.
+	first := func(name string, set bool) bool {
+		if !set {
+			return false
+		}
 		if n++; n > 1 {
 			v.add(field.Forbidden(at.Child(name), "may not specify more than 1 handler type"))
 		}
-		return at.Child(name)
+		return n == 1
 	}
-	if h.exec != nil {
-		if at := take("exec"); len(h.exec.Command) == 0 {
-			v.add(field.Required(at.Child("command"), ""))
-		}
+	if first("exec", h.exec != nil) && len(h.exec.Command) == 0 {
+		v.add(field.Required(at.Child("exec", "command"), ""))
 	}
-	if h.http != nil {
-		at := take("httpGet")
+	if first("httpGet", h.http != nil) {
+		at := at.Child("httpGet")
 		v.add(check.Required(at.Child("path"), h.http.Path)...)
 		v.checkPort(at.Child("port"), h.http.Port)
 		v.add(check.OneOf(at.Child("scheme"), h.http.Scheme, corev1.URISchemeHTTP, corev1.URISchemeHTTPS)...)
-		for i, header := range h.http.HTTPHeaders {
-			v.add(check.Each(at.Child("httpHeaders").Index(i).Child("name"), header.Name, validation.IsHTTPHeaderName(header.Name))...)
+		for _, header := range h.http.HTTPHeaders {
+			v.add(check.Each(at.Child("httpHeaders"), header.Name, validation.IsHTTPHeaderName(header.Name))...)
 		}
 	}
-	if h.tcp != nil {
-		v.checkPort(take("tcpSocket").Child("port"), h.tcp.Port)
+	if first("tcpSocket", h.tcp != nil) {
+		v.checkPort(at.Child("tcpSocket", "port"), h.tcp.Port)
 	}
-	if h.grpc != nil {
-		v.add(check.Port(take("grpc").Child("port"), h.grpc.Port)...)
+	if first("grpc", h.grpc != nil) {
+		v.add(check.Port(at.Child("grpc", "port"), h.grpc.Port)...)
 	}
-	if h.sleep != nil {
-		at, limit := take("sleep"), int64(corev1.DefaultTerminationGracePeriodSeconds)
+	if first("sleep", h.sleep != nil) {
+		at, limit := at.Child("sleep"), int64(corev1.DefaultTerminationGracePeriodSeconds)
 		if g := v.spec.TerminationGracePeriodSeconds; g != nil {
 			limit = *g
 		}

@@ -62,7 +62,10 @@ func (v *podValidator) checkEnv(at *field.Path, e *corev1.EnvVar) {
 	}
 }
 
-func (v *podValidator) checkEnvFrom(at *field.Path, e *corev1.EnvFromSource) {
+// checkEnvFrom checks the source at list[i]; that it has one kind is an error of
+// the list.
+func (v *podValidator) checkEnvFrom(list *field.Path, i int, e *corev1.EnvFromSource) {
+	at := list.Index(i)
 	if e.Prefix != "" {
 		v.add(check.Each(at.Child("prefix"), e.Prefix, validation.IsRelaxedEnvVarName(e.Prefix))...)
 	}
@@ -77,9 +80,9 @@ func (v *podValidator) checkEnvFrom(at *field.Path, e *corev1.EnvFromSource) {
 	}
 	switch n {
 	case 0:
-		v.add(field.Invalid(at, "", "must specify one of: `configMapRef` or `secretRef`"))
+		v.add(field.Invalid(list, "", "must specify one of: `configMapRef` or `secretRef`"))
 	case 2:
-		v.add(field.Invalid(at, "", onlyOneSource))
+		v.add(field.Invalid(list, "", onlyOneSource))
 	}
 }
 

@@ -3,6 +3,7 @@ package core
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -66,11 +67,6 @@ func (v *podValidator) checkNames() {
 	if s.RuntimeClassName != nil {
 		v.add(check.DNSSubdomain(at.Child("runtimeClassName"), *s.RuntimeClassName)...)
 	}
-	for i, ref := range s.ImagePullSecrets {
-		if ref.Name == "" {
-			v.add(field.Required(at.Child("imagePullSecrets").Index(i).Child("name"), ""))
-		}
-	}
 	for i, a := range s.HostAliases {
 		p := at.Child("hostAliases").Index(i)
 		v.add(validation.IsValidIPForLegacyField(p.Child("ip"), a.IP, false, nil)...)
@@ -82,8 +78,8 @@ func (v *podValidator) checkNames() {
 
 func (v *podValidator) checkPolicies() {
 	s, at := v.spec, v.at
-	v.add(check.OneOf(at.Child("restartPolicy"), s.RestartPolicy, corev1.RestartPolicyAlways, corev1.RestartPolicyNever, corev1.RestartPolicyOnFailure)...)
-	v.add(check.OneOf(at.Child("dnsPolicy"), s.DNSPolicy, corev1.DNSClusterFirst, corev1.DNSClusterFirstWithHostNet, corev1.DNSDefault, corev1.DNSNone)...)
+	v.add(check.OneOf(at.Child("restartPolicy"), s.RestartPolicy, corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
+	v.add(check.OneOf(at.Child("dnsPolicy"), s.DNSPolicy, corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)...)
 	if d := s.ActiveDeadlineSeconds; d != nil && (*d < 1 || *d > math.MaxInt32) {
 		v.add(field.Invalid(at.Child("activeDeadlineSeconds"), *d, validation.InclusiveRangeError(1, math.MaxInt32)))
 	}
@@ -91,13 +87,23 @@ func (v *podValidator) checkPolicies() {
 		v.add(check.OneOfOrEmpty(at.Child("preemptionPolicy"), *s.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)...)
 	}
 	if s.OS != nil {
-		v.add(check.OneOf(at.Child("os", "name"), s.OS.Name, corev1.Linux, corev1.Windows)...)
+		if s.OS.Name == "" {
+			v.add(field.Required(at.Child("os", "name"), "cannot be empty"))
+		} else {
+			v.add(check.Exactly(at.Child("os"), s.OS.Name, corev1.Linux, corev1.Windows)...)
+		}
 	}
 	for i, g := range s.ReadinessGates {
 		v.add(check.QualifiedName(at.Child("readinessGates").Index(i).Child("conditionType"), string(g.ConditionType))...)
 	}
 	for name, q := range s.Overhead {
 		v.add(checkResource(at.Child("overhead").Key(string(name)), name, q)...)
+	}
+	if n := s.HostnameOverride; n != nil {
+		v.add(check.DNSSubdomain(at.Child("hostnameOverride"), *n)...)
+		if s.SetHostnameAsFQDN != nil && *s.SetHostnameAsFQDN {
+			v.add(field.Forbidden(at.Child("setHostnameAsFQDN"), "may not be specified when hostnameOverride is set"))
+		}
 	}
 	if s.Resources != nil {
 		v.add(checkRequirements(at.Child("resources"), s.Resources)...)
@@ -137,6 +143,17 @@ func (v *podValidator) checkDNS() {
 	}
 	if len(c.Searches) > maxSearches {
 		v.add(field.Invalid(at.Child("searches"), c.Searches, fmt.Sprintf("must not have more than %v search paths", maxSearches)))
+	}
+	joined := 0
+	for i, s := range c.Searches {
+		at := at.Child("searches").Index(i)
+		joined += len(s) + 1
+		if name := strings.TrimSuffix(s, "."); s != "." {
+			v.add(check.Each(at, name, validation.IsDNS1123SubdomainWithUnderscore(name))...)
+		}
+	}
+	if joined-1 > maxSearchLength {
+		v.add(field.Invalid(at.Child("searches"), c.Searches, fmt.Sprintf("must not have more than %v characters (including spaces) in the search list", maxSearchLength)))
 	}
 	for i, o := range c.Options {
 		if o.Name == "" {

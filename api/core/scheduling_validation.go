@@ -71,11 +71,13 @@ func (v *podValidator) checkSpread(at *field.Path) {
 		if c.MaxSkew <= 0 {
 			v.add(field.Invalid(at.Child("maxSkew"), c.MaxSkew, "must be greater than zero"))
 		}
-		v.add(check.Required(at.Child("topologyKey"), c.TopologyKey)...)
-		if c.TopologyKey != "" {
-			v.add(check.QualifiedName(at.Child("topologyKey"), c.TopologyKey)...)
+		if c.TopologyKey == "" {
+			v.add(field.Required(at.Child("topologyKey"), "can not be empty"))
 		}
-		v.add(check.OneOf(at.Child("whenUnsatisfiable"), c.WhenUnsatisfiable, corev1.DoNotSchedule, corev1.ScheduleAnyway)...)
+		v.add(check.Exactly(at.Child("whenUnsatisfiable"), c.WhenUnsatisfiable, corev1.DoNotSchedule, corev1.ScheduleAnyway)...)
+		if len(c.MatchLabelKeys) > 0 && c.LabelSelector == nil {
+			v.add(field.Forbidden(at.Child("matchLabelKeys"), "must not be specified when labelSelector is not set"))
+		}
 		if n := c.MinDomains; n != nil {
 			if *n <= 0 {
 				v.add(field.Invalid(at.Child("minDomains"), *n, "must be greater than zero"))
@@ -86,7 +88,7 @@ func (v *podValidator) checkSpread(at *field.Path) {
 		}
 		for name, p := range map[string]*corev1.NodeInclusionPolicy{"nodeAffinityPolicy": c.NodeAffinityPolicy, "nodeTaintsPolicy": c.NodeTaintsPolicy} {
 			if p != nil {
-				v.add(check.OneOf(at.Child(name), *p, corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
+				v.add(check.Exactly(at.Child(name), *p, corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
 			}
 		}
 		v.add(check.Selector(at.Child("labelSelector"), c.LabelSelector)...)

@@ -10,7 +10,7 @@ import (
 	"knarr.dev/knarr/api/check"
 )
 
-var sysctlName = regexp.MustCompile(`^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9][-_a-z0-9]*[a-z0-9]?$`)
+var sysctlName = regexp.MustCompile(`^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$`)
 
 func (v *podValidator) checkSecurity() {
 	s := v.spec.SecurityContext
@@ -43,6 +43,12 @@ func (v *podValidator) checkSecurity() {
 	if p := s.FSGroupChangePolicy; p != nil {
 		v.add(check.OneOf(at.Child("fsGroupChangePolicy"), *p, corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
 	}
+	if p := s.SupplementalGroupsPolicy; p != nil {
+		v.add(check.Exactly(at.Child("supplementalGroupsPolicy"), *p, corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
+	}
+	if p := s.SELinuxChangePolicy; p != nil {
+		v.add(check.Exactly(at.Child("seLinuxChangePolicy"), *p, corev1.SELinuxChangePolicyRecursive)...)
+	}
 	v.checkSeccomp(at.Child("seccompProfile"), s.SeccompProfile)
 	v.checkAppArmor(at.Child("appArmorProfile"), s.AppArmorProfile)
 }
@@ -55,6 +61,10 @@ func (v *podValidator) checkID(at *field.Path, id *int64, valid func(int64) []st
 
 func (v *podValidator) checkSeccomp(at *field.Path, p *corev1.SeccompProfile) {
 	if p == nil {
+		return
+	}
+	if p.Type == "" {
+		v.add(field.Required(at.Child("type"), "type is required when seccompProfile is set"))
 		return
 	}
 	v.add(check.OneOf(at.Child("type"), p.Type, corev1.SeccompProfileTypeLocalhost, corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)...)
@@ -70,6 +80,10 @@ func (v *podValidator) checkSeccomp(at *field.Path, p *corev1.SeccompProfile) {
 
 func (v *podValidator) checkAppArmor(at *field.Path, p *corev1.AppArmorProfile) {
 	if p == nil {
+		return
+	}
+	if p.Type == "" {
+		v.add(field.Required(at.Child("type"), "type is required when appArmorProfile is set"))
 		return
 	}
 	v.add(check.OneOf(at.Child("type"), p.Type, corev1.AppArmorProfileTypeLocalhost, corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined)...)

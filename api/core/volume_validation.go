@@ -54,17 +54,43 @@ func (v *podValidator) checkSource(at *field.Path, s *corev1.VolumeSource) {
 	}
 	for i, name := range set {
 		if i > 0 {
-			v.add(field.Forbidden(at.Child(name), "may not specify more than 1 volume type"))
+			v.add(field.Forbidden(at.Child(sourcePath(name)), "may not specify more than 1 volume type"))
 		}
 	}
+	if len(set) > 0 {
+		v.checkOneSource(at, firstSource(*s, set[0]))
+	}
+}
+
+// sourcePath is the name of a source in errors: two of them differ from JSON's.
+func sourcePath(name string) string {
+	switch name {
+	case "downwardAPI":
+		return "downwarAPI"
+	case "cephfs":
+		return "cephFS"
+	}
+	return name
+}
+
+// firstSource is s with no other source than the named one: those too many are
+// not looked into.
+func firstSource(s corev1.VolumeSource, name string) *corev1.VolumeSource {
+	value := reflect.ValueOf(&s).Elem()
+	for i := range value.NumField() {
+		if json, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ","); json != name {
+			value.Field(i).SetZero()
+		}
+	}
+	return &s
+}
+
+func (v *podValidator) checkOneSource(at *field.Path, s *corev1.VolumeSource) {
 	if s.HostPath != nil {
 		v.add(checkHostPath(at.Child("hostPath"), s.HostPath)...)
 	}
 	if e := s.EmptyDir; e != nil && e.SizeLimit != nil && e.SizeLimit.Sign() < 0 {
 		v.add(field.Forbidden(at.Child("emptyDir", "sizeLimit"), "SizeLimit field must be a valid resource quantity"))
-	}
-	if e := s.EmptyDir; e != nil && !strings.HasPrefix(string(e.Medium), string(corev1.StorageMediumHugePages)) {
-		v.add(check.OneOfOrEmpty(at.Child("emptyDir", "medium"), e.Medium, corev1.StorageMediumDefault, corev1.StorageMediumMemory)...)
 	}
 	if c := s.ConfigMap; c != nil {
 		at := at.Child("configMap")
@@ -106,7 +132,7 @@ func (v *podValidator) checkSource(at *field.Path, s *corev1.VolumeSource) {
 	if n := s.NFS; n != nil {
 		v.add(check.Required(at.Child("nfs", "server"), n.Server)...)
 		v.add(check.Required(at.Child("nfs", "path"), n.Path)...)
-		if n.Path != "" && !path.IsAbs(n.Path) {
+		if !path.IsAbs(n.Path) {
 			v.add(field.Invalid(at.Child("nfs", "path"), n.Path, "must be an absolute path"))
 		}
 	}
@@ -236,10 +262,10 @@ func (v *podValidator) checkProjected(at *field.Path, p *corev1.ProjectedVolumeS
 func (v *podValidator) checkMounts(at *field.Path, c *corev1.Container) {
 	paths := map[string]bool{}
 	for i, m := range c.VolumeMounts {
-		at := at.Child("volumeMounts").Index(i)
-		if m.Name == "" {
-			v.add(field.Required(at.Child("name"), ""))
-		} else if v.volumes[m.Name] == nil {
+		list := at.Child("volumeMounts")
+		at := list.Index(i)
+		v.add(check.Required(at.Child("name"), m.Name)...)
+		if v.volumes[m.Name] == nil {
 			v.add(field.NotFound(at.Child("name"), m.Name))
 		}
 		if m.MountPath == "" {
@@ -258,22 +284,47 @@ func (v *podValidator) checkMounts(at *field.Path, c *corev1.Container) {
 			v.add(field.Invalid(at.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
 		}
 		if p := m.MountPropagation; p != nil {
-			v.add(check.OneOf(at.Child("mountPropagation"), *p, corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)...)
+			v.add(check.Exactly(list.Child("mountPropagation"), *p, corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)...)
 			privileged := c.SecurityContext != nil && c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged
 			if *p == corev1.MountPropagationBidirectional && !privileged {
-				v.add(field.Forbidden(at.Child("mountPropagation"), "Bidirectional mount propagation is available only to privileged containers"))
+				v.add(field.Forbidden(list.Child("mountPropagation"), "Bidirectional mount propagation is available only to privileged containers"))
 			}
 		}
 	}
+	v.checkReadOnlyMounts(at.Child("volumeMounts"), c.VolumeMounts)
 	for i, d := range c.VolumeDevices {
 		at := at.Child("volumeDevices").Index(i)
 		v.add(check.Required(at.Child("name"), d.Name)...)
 		v.add(check.Required(at.Child("devicePath"), d.DevicePath)...)
-		if vol := v.volumes[d.Name]; d.Name != "" && vol == nil {
+		if vol := v.volumes[d.Name]; vol == nil {
 			v.add(field.NotFound(at.Child("name"), d.Name))
 		} else if vol != nil && vol.PersistentVolumeClaim == nil && vol.Ephemeral == nil {
 			v.add(field.Invalid(at.Child("name"), d.Name, "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"))
 		}
+	}
+}
+
+// checkReadOnlyMounts checks recursiveReadOnly, which asks for a read-only mount
+// that does not propagate.
+func (v *podValidator) checkReadOnlyMounts(at *field.Path, mounts []corev1.VolumeMount) {
+	for _, m := range mounts {
+		r := m.RecursiveReadOnly
+		if r == nil {
+			continue
+		}
+		at := at.Child("recursiveReadOnly")
+		if *r == corev1.RecursiveReadOnlyDisabled {
+			continue
+		}
+		if *r == corev1.RecursiveReadOnlyEnabled || *r == corev1.RecursiveReadOnlyIfPossible {
+			if !m.ReadOnly {
+				v.add(field.Forbidden(at, "may only be specified when readOnly is true"))
+			}
+			if m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone {
+				v.add(field.Forbidden(at, "may only be specified when mountPropagation is None or not specified"))
+			}
+		}
+		v.add(check.Exactly(at, *r, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)...)
 	}
 }
 
