@@ -146,7 +146,7 @@ func patchScale(cur *autoscalingv1.Scale, p registry.Patch) (*autoscalingv1.Scal
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	after := p.Data
+	var after []byte
 	switch p.Type {
 	case types.JSONPatchType:
 		patch, err := jsonpatch.DecodePatch(p.Data)

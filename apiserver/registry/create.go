@@ -156,10 +156,6 @@ func (r *Registry) validateNew(res *Resource, obj kind.Object) field.ErrorList {
 	return errs
 }
 
-func unsupported(q *Request, verb string) error {
-	return apierrors.NewMethodNotSupported(q.Resource.GroupResource(), verb)
-}
-
 func nameMismatch(obj, url string) error {
 	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj, url))
 }
