@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/gorilla/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,7 +53,9 @@ func (s *Server) translateExec(w http.ResponseWriter, r *http.Request, target *u
 	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
 		constants.StreamProtocolV5Name: {Binary: true, Channels: channels},
 	})
-	_, streams, err := conn.Open(raw(w), r)
+	// The library reports every connection that this side closes as an error.
+	quiet := r.WithContext(logr.NewContext(r.Context(), logr.Discard()))
+	_, streams, err := conn.Open(raw(w), quiet)
 	if err != nil {
 		return // the handshake has answered
 	}

@@ -10,6 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +21,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	clientportforward "k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
 	clientexec "k8s.io/client-go/util/exec"
@@ -50,6 +56,9 @@ func (node) ExecInContainer(_ context.Context, _, _, _ string, cmd []string, in 
 		if _, err := fmt.Sscan(cmd[1], (*int)(&code)); err != nil {
 			return err
 		}
+		if code == 0 {
+			return nil
+		}
 		fmt.Fprint(errs, "oops")
 		return code
 	}
@@ -66,7 +75,7 @@ func (node) PortForward(_ context.Context, _, _ string, port int32, stream io.Re
 	return err
 }
 
-func startNode(t *testing.T) node {
+func startNode(t testing.TB) node {
 	var n node
 	mux := http.NewServeMux()
 	mux.HandleFunc("/exec/default/p/c", func(w http.ResponseWriter, r *http.Request) {
@@ -83,7 +92,7 @@ func startNode(t *testing.T) node {
 }
 
 // withPod starts a server with a running pod "p" on such a node.
-func withPod(t *testing.T) *apitest.Server {
+func withPod(t testing.TB) *apitest.Server {
 	n := startNode(t)
 	s := apitest.Start(t, apitest.Options{Kubelet: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}})
 	c, ctx := s.Client(t).CoreV1(), t.Context()
@@ -174,5 +183,41 @@ func TestPortForwardThroughAWebSocket(t *testing.T) {
 	must(io.WriteString(data, "hello"))(t)
 	if got := string(must(io.ReadAll(data))(t)); got != "80 says hello" {
 		t.Errorf("%q", got)
+	}
+}
+
+// BenchmarkKubectlExec is the whole command of a user, against a node that does
+// nothing: what remains is kubectl's start and the streams' handshakes. The
+// binary is named by KNARR.
+func BenchmarkKubectlExec(b *testing.B) {
+	bin := os.Getenv("KNARR")
+	if bin == "" {
+		b.Skip("KNARR does not name a knarr binary")
+	}
+	s := withPod(b)
+	cfg := s.Admin(b)
+	config := clientcmdapi.NewConfig()
+	config.Clusters["c"] = &clientcmdapi.Cluster{Server: s.URL, CertificateAuthorityData: cfg.CAData}
+	config.AuthInfos["u"] = &clientcmdapi.AuthInfo{ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData}
+	config.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u", Namespace: "default"}
+	config.CurrentContext = "x"
+	file := filepath.Join(b.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, file); err != nil {
+		b.Fatal(err)
+	}
+	for _, args := range [][]string{{"version", "--client"}, {"get", "pod", "p"}, {"exec", "p", "--", "exit", "0"}} {
+		b.Run(args[0], func(b *testing.B) {
+			took := make([]time.Duration, 0, b.N)
+			for range b.N {
+				t := time.Now()
+				cmd := exec.CommandContext(b.Context(), bin, append([]string{"kubectl", "--kubeconfig", file}, args...)...)
+				if out, err := cmd.CombinedOutput(); err != nil {
+					b.Fatalf("%v: %s", err, out)
+				}
+				took = append(took, time.Since(t))
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+		})
 	}
 }
