@@ -24,6 +24,10 @@ import (
 const (
 	firstWriteRetry = 200 * time.Millisecond
 	maxWriteRetry   = 30 * time.Second
+	// quietStart is for how long nothing is written of a pod whose containers are
+	// being made: most run by then, and a write less for each pod counts when
+	// many start at once.
+	quietStart = 100 * time.Millisecond
 )
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
@@ -63,11 +67,28 @@ func (a *Actor) writeStatus() {
 		a.at(until)
 		return
 	}
+	if until := a.timeline.begin.Add(quietStart); a.untold(want) && a.d.Clock.Now().Before(until) {
+		a.at(until)
+		return
+	}
 	pod := a.pod
 	a.do("status", false, func(ctx context.Context) func() {
 		got, err := patchStatus(ctx, a.d.Client, pod, want)
 		return func() { a.wrote(got, err) }
 	})
+}
+
+// untold tells whether the status would be the first, and would say no more than
+// that containers are being made.
+func (a *Actor) untold(want corev1.PodStatus) bool {
+	for _, list := range a.view.Containers {
+		for _, c := range list {
+			if c.Running() || c.Exited() {
+				return false
+			}
+		}
+	}
+	return a.pod.Status.StartTime == nil && want.Phase == corev1.PodPending && !a.stopping && len(a.waiting) == 0
 }
 
 // wrote applies the outcome of a status write.
