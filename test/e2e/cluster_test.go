@@ -84,6 +84,7 @@ type cluster struct {
 	t        *testing.T
 	name     string
 	dir      string
+	data     string // the data directory
 	args     []string // that name and place it
 	api      int
 	config   *rest.Config
@@ -96,21 +97,27 @@ type cluster struct {
 
 var instances atomic.Int32
 
-// start boots a cluster and waits until its node is ready.
+// start boots a cluster and waits until it can be used.
 func start(t *testing.T) *cluster {
+	t.Helper()
+	return startWith(t, func(dir string) string { return filepath.Join(dir, "data") })
+}
+
+// startWith boots a cluster whose data directory is where place says.
+func startWith(t *testing.T, place func(dir string) string) *cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes namespaces, mounts and control groups")
 	}
 	n := int(instances.Add(1))
 	dir := t.TempDir()
-	c := &cluster{t: t, name: fmt.Sprintf("e2e%d", n), dir: dir}
+	c := &cluster{t: t, name: fmt.Sprintf("e2e%d", n), dir: dir, data: place(dir)}
 	var err error
 	if c.registry, err = images(); err != nil {
 		t.Fatal(err)
 	}
 	c.api = freePort(t)
-	c.args = []string{"--name", c.name, "--data-dir", filepath.Join(dir, "data"), "--run-dir", filepath.Join(dir, "run"), "--kubeconfig", filepath.Join(dir, "kubeconfig")}
+	c.args = []string{"--name", c.name, "--data-dir", c.data, "--run-dir", filepath.Join(dir, "run"), "--kubeconfig", filepath.Join(dir, "kubeconfig")}
 	programs := bpfPrograms(t)
 	t.Cleanup(func() { // runs last: after down
 		c.noTraces(programs)

@@ -3,12 +3,17 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"knarr.dev/knarr/test/image"
 )
 
 const helloPod = `
@@ -171,4 +176,66 @@ spec:
 		t.Errorf("events of the absent image: %s", out)
 	}
 	c.must("delete", "pod", "--all", "--grace-period=0", "--force")
+}
+
+// An image that does not fit on the disk is a clear event; what was unpacked of it
+// is gone, and the cluster goes on.
+func TestFullDiskWhilePulling(t *testing.T) {
+	var disk string
+	c := startWith(t, func(dir string) string {
+		disk = filepath.Join(dir, "disk")
+		if err := os.Mkdir(disk, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=240m"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(disk, unix.MNT_DETACH) })
+		return filepath.Join(disk, "data")
+	})
+	big := filepath.Join(c.dir, "big")
+	if err := os.WriteFile(big, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(big, 200<<20); err != nil { // zeros: small to send, large to unpack
+		t.Fatal(err)
+	}
+	if err := image.Push(c.registry+"/big:1", image.Spec{Busybox: true, Files: map[string]string{"/big": big}}); err != nil {
+		t.Fatal(err)
+	}
+	before := used(t, disk)
+	c.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: big}
+spec:
+  containers: [{name: c, image: "REGISTRY/big:1"}]
+`)
+	c.awaitPod("big", "refused for want of space", func(p *corev1.Pod) bool {
+		for _, s := range p.Status.ContainerStatuses {
+			if w := s.State.Waiting; w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff") && strings.Contains(w.Message, "no space left on device") {
+				return true
+			}
+		}
+		return false
+	})
+	c.must("delete", "pod", "big")
+	c.eventually("what was unpacked is removed", func() error {
+		if grown := used(t, disk) - before; grown > 64<<20 {
+			return fmt.Errorf("%d MiB more are in use", grown>>20)
+		}
+		return nil
+	})
+	c.apply(helloPod)
+	c.awaitPod("hello", "ready", ready)
+}
+
+// used counts the bytes in use on a file system.
+func used(t *testing.T, path string) int64 {
+	t.Helper()
+	var s unix.Statfs_t
+	if err := unix.Statfs(path, &s); err != nil {
+		t.Fatal(err)
+	}
+	return int64(s.Blocks-s.Bfree) * s.Bsize
 }

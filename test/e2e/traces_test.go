@@ -41,7 +41,7 @@ func (c *cluster) noTraces(programs map[ebpf.ProgramID]bool) {
 
 func (c *cluster) traces(programs map[ebpf.ProgramID]bool) []string {
 	var out []string
-	marks := []string{c.name, c.dir, fmt.Sprintf("10.%d.", c.octet()), fmt.Sprintf("10.%d.", c.octet()+50)}
+	marks := []string{c.name, c.data, filepath.Join(c.dir, "run"), fmt.Sprintf("10.%d.", c.octet()), fmt.Sprintf("10.%d.", c.octet()+50)}
 	add := func(what, text string) {
 		for _, line := range strings.Split(text, "\n") {
 			if slices.ContainsFunc(marks, func(m string) bool { return strings.Contains(line, m) }) {
