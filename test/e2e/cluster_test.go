@@ -84,7 +84,7 @@ type cluster struct {
 	t        *testing.T
 	name     string
 	dir      string
-	data     string // the data directory
+	data     string   // the data directory
 	args     []string // that name and place it
 	api      int
 	config   *rest.Config
