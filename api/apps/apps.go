@@ -7,6 +7,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 
@@ -83,6 +84,9 @@ func DaemonSet() *kind.Kind {
 		Group: group, Version: "v1", Kind: "DaemonSet", Resource: "daemonsets", ShortNames: []string{"ds"},
 		Categories: []string{"all"}, Namespaced: true, HasStatus: true,
 		Default:        kind.Each(defaultDaemonSet),
+		PrepareCreate:  kind.Each(prepareDaemonSet),
+		PrepareUpdate:  kind.Pair(prepareDaemonSetUpdate),
+		PrepareStatus:  kind.Pair(prepareDaemonSetStatus),
 		Validate:       kind.Check(validateDaemonSet),
 		ValidateUpdate: kind.CheckChange(validateDaemonSetUpdate),
 		Columns: append(columns.Named(
@@ -108,6 +112,7 @@ func DaemonSet() *kind.Kind {
 func StatefulSet() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "StatefulSet", Resource: "statefulsets", ShortNames: []string{"sts"},
+		ValidName:  validation.NameIsDNSLabel,
 		Categories: []string{"all"}, Namespaced: true, HasStatus: true,
 		Default:        kind.Each(defaultStatefulSet),
 		Validate:       kind.Check(validateStatefulSet),

@@ -25,7 +25,10 @@ func workload(who string, s *metav1.LabelSelector, t *corev1.PodTemplateSpec) fi
 			errs = append(errs, field.Invalid(at.Child("selector"), s, "empty selector is invalid for "+who))
 		}
 	}
-	if sel, err := metav1.LabelSelectorAsSelector(s); err != nil {
+	if s == nil && (who == "deployment") {
+		// No selector selects nothing, this template neither.
+		errs = append(errs, field.Invalid(at.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
+	} else if sel, err := metav1.LabelSelectorAsSelector(s); err != nil {
 		errs = append(errs, field.Invalid(at.Child("selector"), s, "invalid label selector"))
 	} else if !sel.Empty() && s != nil && !sel.Matches(labels.Set(t.Labels)) {
 		errs = append(errs, field.Invalid(at.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
@@ -40,7 +43,7 @@ func validateDeployment(d *appsv1.Deployment) field.ErrorList {
 	errs := check.NonNegativePointer(at.Child("replicas"), s.Replicas)
 	errs = append(errs, workload("deployment", s.Selector, &s.Template)...)
 	strategy := at.Child("strategy")
-	errs = append(errs, check.OneOf(strategy.Child("type"), s.Strategy.Type, appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType)...)
+	errs = append(errs, check.OneOf(strategy, s.Strategy.Type, appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType)...)
 	rolling := strategy.Child("rollingUpdate")
 	switch r := s.Strategy.RollingUpdate; {
 	case s.Strategy.Type == appsv1.RecreateDeploymentStrategyType && r != nil:
@@ -158,7 +161,9 @@ func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {
 	at, spec := field.NewPath("spec"), &s.Spec
 	errs := check.NonNegativePointer(at.Child("replicas"), spec.Replicas)
 	errs = append(errs, workload("statefulset", spec.Selector, withClaims(spec))...)
-	errs = append(errs, check.OneOf(at.Child("podManagementPolicy"), spec.PodManagementPolicy, appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement)...)
+	if p := spec.PodManagementPolicy; p != appsv1.OrderedReadyPodManagement && p != appsv1.ParallelPodManagement {
+		errs = append(errs, field.Invalid(at.Child("podManagementPolicy"), p, "must be 'OrderedReady' or 'Parallel'"))
+	}
 	errs = append(errs, check.OneOf(at.Child("updateStrategy", "type"), spec.UpdateStrategy.Type, appsv1.OnDeleteStatefulSetStrategyType, appsv1.RollingUpdateStatefulSetStrategyType)...)
 	rolling := at.Child("updateStrategy", "rollingUpdate")
 	if r := spec.UpdateStrategy.RollingUpdate; r != nil {
@@ -177,8 +182,8 @@ func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {
 	}
 	if p := spec.PersistentVolumeClaimRetentionPolicy; p != nil {
 		at := at.Child("persistentVolumeClaimRetentionPolicy")
-		errs = append(errs, check.OneOf(at.Child("whenDeleted"), p.WhenDeleted, appsv1.DeletePersistentVolumeClaimRetentionPolicyType, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)...)
-		errs = append(errs, check.OneOf(at.Child("whenScaled"), p.WhenScaled, appsv1.DeletePersistentVolumeClaimRetentionPolicyType, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)...)
+		errs = append(errs, check.OneOf(at.Child("whenDeleted"), p.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType)...)
+		errs = append(errs, check.OneOf(at.Child("whenScaled"), p.WhenScaled, appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType)...)
 	}
 	return errs
 }

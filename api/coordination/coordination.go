@@ -14,8 +14,9 @@ import (
 func Lease() *kind.Kind {
 	return &kind.Kind{
 		Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Resource: "leases", Namespaced: true, NoGeneration: true, AllowCreateOnUpdate: true,
-		Validate: kind.Check(validateLease),
-		Columns:  columns.Named(columns.Text("Holder", "Who holds the lease."), columns.Age()),
+		RequireResourceVersion: true,
+		Validate:               kind.Check(validateLease),
+		Columns:                columns.Named(columns.Text("Holder", "Who holds the lease."), columns.Age()),
 		Row: kind.RowOf(func(l *coordinationv1.Lease, now time.Time) []any {
 			return []any{l.Name, columns.Deref(l.Spec.HolderIdentity, ""), columns.Created(l, now)}
 		}),

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/fields"
 
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/api/columns"
 	"knarr.dev/knarr/api/kind"
 )
@@ -109,9 +110,10 @@ func prepareNamespace(n *corev1.Namespace) {
 func LimitRange() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "LimitRange", Resource: "limitranges", ShortNames: []string{"limits"}, Namespaced: true, NoGeneration: true,
-		Default:  kind.Each(defaultLimitRange),
-		Validate: kind.Check(validateLimitRange),
-		Columns:  columns.Named(columns.Text("Created At", "When the object was created.")),
+		AllowCreateOnUpdate: true,
+		Default:             kind.Each(defaultLimitRange),
+		Validate:            kind.Check(validateLimitRange),
+		Columns:             columns.Named(columns.Text("Created At", "When the object was created.")),
 		Row: kind.RowOf(func(l *corev1.LimitRange, _ time.Time) []any {
 			return []any{l.Name, l.CreationTimestamp.UTC().Format(time.RFC3339)}
 		}),
@@ -169,10 +171,11 @@ func ResourceQuota() *kind.Kind {
 func Event() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "Event", Resource: "events", ShortNames: []string{"ev"}, Namespaced: true, NoGeneration: true, AllowCreateOnUpdate: true,
-		Validate: kind.Check(validateEvent),
-		Fields:   kind.FieldsOf(eventFields),
-		Columns:  eventColumns(),
-		Row:      kind.RowOf(eventRow),
+		ValidName: check.PathSegment,
+		Validate:  kind.Check(validateEvent),
+		Fields:    kind.FieldsOf(eventFields),
+		Columns:   eventColumns(),
+		Row:       kind.RowOf(eventRow),
 	}
 }
 

@@ -69,9 +69,13 @@ func nodeRow(n *corev1.Node, now time.Time) []any {
 		status += ",SchedulingDisabled"
 	}
 	info := n.Status.NodeInfo
+	kernel := columns.Or(info.KernelVersion, columns.Unknown)
+	if info.Architecture != "" {
+		kernel += " (" + info.Architecture + ")"
+	}
 	return []any{n.Name, status, columns.Or(strings.Join(nodeRoles(n), ","), columns.None), columns.Created(n, now), info.KubeletVersion,
 		nodeAddress(n, corev1.NodeInternalIP), nodeAddress(n, corev1.NodeExternalIP), columns.Or(info.OSImage, columns.Unknown),
-		columns.Or(info.KernelVersion, columns.Unknown), columns.Or(info.ContainerRuntimeVersion, columns.Unknown)}
+		kernel, columns.Or(info.ContainerRuntimeVersion, columns.Unknown)}
 }
 
 // nodeRoles reads the roles from the labels node-role.kubernetes.io/<role> and

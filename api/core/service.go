@@ -19,7 +19,8 @@ import (
 func Service() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "Service", Resource: "services", ShortNames: []string{"svc"}, Categories: []string{"all"},
-		Namespaced: true, Storage: "services/specs", HasStatus: true, NoGeneration: true,
+		AllowCreateOnUpdate: true,
+		Namespaced:          true, Storage: "services/specs", HasStatus: true, NoGeneration: true,
 		ValidName:      validation.NameIsDNSLabel,
 		Default:        kind.Each(defaultService),
 		Validate:       kind.Check(validateService),
@@ -132,7 +133,8 @@ func balancerAddresses(in []corev1.LoadBalancerIngress) []string {
 func Endpoints() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "Endpoints", Resource: "endpoints", Singular: "endpoints", ShortNames: []string{"ep"},
-		Namespaced: true, Storage: "services/endpoints", NoGeneration: true,
+		AllowCreateOnUpdate: true,
+		Namespaced:          true, Storage: "services/endpoints", NoGeneration: true,
 		Deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
 		Default: kind.Each(func(e *corev1.Endpoints) {
 			for i := range e.Subsets {

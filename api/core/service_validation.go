@@ -3,6 +3,7 @@ package core
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -45,14 +46,15 @@ func checkServiceType(at *field.Path, s *corev1.ServiceSpec, headless bool) erro
 			errs = append(errs, field.Invalid(at.Child("clusterIPs").Index(0), s.ClusterIPs[0], fmt.Sprintf("may not be set to 'None' for %s services", s.Type)))
 		}
 	case corev1.ServiceTypeExternalName:
-		if len(s.ClusterIPs) > 0 || s.ClusterIP != "" {
-			errs = append(errs, field.Forbidden(at.Child("clusterIPs"), "may not be set when `type` is 'ExternalName'"))
+		const forbidden = "may not be set for ExternalName services"
+		if len(s.ClusterIPs) > 0 {
+			errs = append(errs, field.Forbidden(at.Child("clusterIPs"), forbidden))
 		}
 		if len(s.IPFamilies) > 0 {
-			errs = append(errs, field.Forbidden(at.Child("ipFamilies"), "may not be set when `type` is 'ExternalName'"))
+			errs = append(errs, field.Forbidden(at.Child("ipFamilies"), forbidden))
 		}
 		if s.IPFamilyPolicy != nil {
-			errs = append(errs, field.Forbidden(at.Child("ipFamilyPolicy"), "may not be set when `type` is 'ExternalName'"))
+			errs = append(errs, field.Forbidden(at.Child("ipFamilyPolicy"), forbidden))
 		}
 		if s.ExternalName == "" {
 			errs = append(errs, field.Required(at.Child("externalName"), ""))
@@ -62,6 +64,14 @@ func checkServiceType(at *field.Path, s *corev1.ServiceSpec, headless bool) erro
 				name = name[:len(name)-1]
 			}
 			errs = append(errs, check.Each(at.Child("externalName"), s.ExternalName, validation.IsDNS1123Subdomain(name))...)
+		}
+	}
+	if s.LoadBalancerClass != nil && s.Type == corev1.ServiceTypeLoadBalancer {
+		errs = append(errs, check.QualifiedName(at.Child("loadBalancerClass"), *s.LoadBalancerClass)...)
+	}
+	if s.Type == corev1.ServiceTypeLoadBalancer {
+		for i, r := range s.LoadBalancerSourceRanges {
+			errs = append(errs, validation.IsValidCIDRForLegacyField(at.Child("LoadBalancerSourceRanges").Index(i), strings.TrimSpace(r), false, nil)...)
 		}
 	}
 	if s.Type != corev1.ServiceTypeLoadBalancer {
@@ -127,16 +137,31 @@ func checkTrafficPolicies(at *field.Path, s *corev1.Service) errorList {
 	if p := s.Spec.ExternalTrafficPolicy; p != "" {
 		if !externallyAccessible(s) {
 			errs = append(errs, field.Invalid(at.Child("externalTrafficPolicy"), p, "may only be set for externally-accessible services"))
+		} else {
+			errs = append(errs, check.Exactly(at.Child("externalTrafficPolicy"), p, corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal)...)
 		}
-		errs = append(errs, check.OneOf(at.Child("externalTrafficPolicy"), p, corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal)...)
 	}
+	errs = append(errs, checkHealthPort(at.Child("healthCheckNodePort"), &s.Spec)...)
 	if p := s.Spec.InternalTrafficPolicy; p != nil {
-		errs = append(errs, check.OneOf(at.Child("internalTrafficPolicy"), *p, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)...)
+		errs = append(errs, check.Exactly(at.Child("internalTrafficPolicy"), *p, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)...)
 	}
 	if d := s.Spec.TrafficDistribution; d != nil {
-		errs = append(errs, check.OneOf(at.Child("trafficDistribution"), *d, corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameNode, corev1.ServiceTrafficDistributionPreferSameZone)...)
+		errs = append(errs, check.Exactly(at.Child("trafficDistribution"), *d, corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode)...)
 	}
 	return errs
+}
+
+// checkHealthPort checks the port that balancers ask for a node's health. The
+// server chooses it after this check, so it may be absent.
+func checkHealthPort(at *field.Path, s *corev1.ServiceSpec) errorList {
+	switch port := s.HealthCheckNodePort; {
+	case port == 0:
+		return nil
+	case s.Type != corev1.ServiceTypeLoadBalancer || s.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal:
+		return errorList{field.Invalid(at, port, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'")}
+	default:
+		return check.Port(at, port)
+	}
 }
 
 func checkClusterIPs(at *field.Path, s *corev1.ServiceSpec) errorList {
@@ -154,13 +179,13 @@ func checkClusterIPs(at *field.Path, s *corev1.ServiceSpec) errorList {
 		errs = append(errs, validation.IsValidIPForLegacyField(at.Child("clusterIPs").Index(i), ip, false, nil)...)
 	}
 	for i, f := range s.IPFamilies {
-		errs = append(errs, check.OneOf(at.Child("ipFamilies").Index(i), f, corev1.IPv4Protocol, corev1.IPv6Protocol)...)
+		errs = append(errs, check.Exactly(at.Child("ipFamilies").Index(i), f, corev1.IPv4Protocol, corev1.IPv6Protocol)...)
 		if slices.Contains(s.IPFamilies[:i], f) {
 			errs = append(errs, field.Duplicate(at.Child("ipFamilies").Index(i), f))
 		}
 	}
 	if p := s.IPFamilyPolicy; p != nil {
-		errs = append(errs, check.OneOf(at.Child("ipFamilyPolicy"), *p, corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack)...)
+		errs = append(errs, check.Exactly(at.Child("ipFamilyPolicy"), *p, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)...)
 	}
 	return errs
 }

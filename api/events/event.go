@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/api/core"
 	"knarr.dev/knarr/api/kind"
 )
@@ -17,6 +18,7 @@ import (
 func Event() *kind.Kind {
 	return &kind.Kind{
 		Group: "events.k8s.io", Version: "v1", Kind: "Event", Resource: "events", ShortNames: []string{"ev"}, Namespaced: true,
+		ValidName:    check.PathSegment,
 		NoGeneration: true, AllowCreateOnUpdate: true,
 		Hub: core.Event().GVK(), ToHub: toHub, FromHub: fromHub,
 	}

@@ -14,6 +14,7 @@ import (
 func RuntimeClass() *kind.Kind {
 	return &kind.Kind{
 		Group: "node.k8s.io", Version: "v1", Kind: "RuntimeClass", Resource: "runtimeclasses", NoGeneration: true,
+		AllowCreateOnUpdate: true, RequireResourceVersion: true,
 		Validate:       kind.Check(validateRuntimeClass),
 		ValidateUpdate: kind.CheckChange(validateRuntimeClassUpdate),
 		Columns:        columns.Named(columns.Text("Handler", "The runtime's own name for it."), columns.Age()),

@@ -7,6 +7,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/api/columns"
 	"knarr.dev/knarr/api/kind"
 )
@@ -15,6 +16,7 @@ import (
 func PodDisruptionBudget() *kind.Kind {
 	return &kind.Kind{
 		Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Resource: "poddisruptionbudgets", ShortNames: []string{"pdb"}, Namespaced: true, HasStatus: true,
+		RequireResourceVersion: true, ValidName: check.PathSegment,
 		Validate: kind.Check(validateBudget),
 		Columns: columns.Named(
 			columns.Text("Min Available", "Pods that must stay."),

@@ -64,10 +64,11 @@ func VolumeAttributesClass() *kind.Kind {
 func VolumeAttachment() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "VolumeAttachment", Resource: "volumeattachments", HasStatus: true, NoGeneration: true,
-		Validate:       kind.Check(validateAttachment),
-		ValidateUpdate: kind.CheckChange(validateAttachmentUpdate),
+		RequireResourceVersion: true,
+		Validate:               kind.Check(validateAttachment),
+		ValidateUpdate:         kind.CheckChange(validateAttachmentUpdate),
 		Columns: columns.Named(
-			columns.Text("Attacher", "The driver that attaches."),
+			columns.Column{Name: "Attacher", Type: "string", Format: "name", Description: "The driver that attaches."},
 			columns.Text("PV", "The volume."),
 			columns.Text("Node", "The node."),
 			columns.Flag("Attached", "Whether it is attached."),
@@ -83,8 +84,9 @@ func VolumeAttachment() *kind.Kind {
 func CSINode() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "CSINode", Resource: "csinodes", NoGeneration: true,
-		Validate: kind.Check(validateCSINode),
-		Columns:  columns.Named(columns.Count("Drivers", "Number of drivers on the node."), columns.Age()),
+		RequireResourceVersion: true,
+		Validate:               kind.Check(validateCSINode),
+		Columns:                columns.Named(columns.Count("Drivers", "Number of drivers on the node."), columns.Age()),
 		Row: kind.RowOf(func(n *storagev1.CSINode, now time.Time) []any {
 			return []any{n.Name, int64(len(n.Spec.Drivers)), columns.Created(n, now)}
 		}),
@@ -95,8 +97,9 @@ func CSINode() *kind.Kind {
 func CSIStorageCapacity() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "CSIStorageCapacity", Resource: "csistoragecapacities", Namespaced: true, NoGeneration: true,
-		Validate:       kind.Check(validateCapacity),
-		ValidateUpdate: kind.CheckChange(validateCapacityUpdate),
+		RequireResourceVersion: true,
+		Validate:               kind.Check(validateCapacity),
+		ValidateUpdate:         kind.CheckChange(validateCapacityUpdate),
 		Columns: columns.Named(
 			columns.Text("StorageClassName", "The class of storage."),
 			columns.Text("Capacity", "What is free."),
@@ -115,6 +118,7 @@ func CSIStorageCapacity() *kind.Kind {
 func CSIDriver() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "CSIDriver", Resource: "csidrivers", NoGeneration: true,
+		RequireResourceVersion: true,
 		Default: kind.Each(func(d *storagev1.CSIDriver) {
 			s := &d.Spec
 			set(&s.AttachRequired, true)
