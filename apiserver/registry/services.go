@@ -139,6 +139,7 @@ func (a *serviceAllocator) beforeUpdate(res *Resource, subresource string, obj, 
 		return nothing, nil
 	}
 	keepAddresses(svc, old.(*corev1.Service))
+	dropTypeFields(svc, old.(*corev1.Service))
 	return a.locked(res, svc)
 }
 
@@ -202,6 +203,47 @@ func keepAddresses(svc, old *corev1.Service) {
 			}
 		}
 	}
+}
+
+// dropTypeFields clears what only the former type could have, unless the client
+// changed it in the same breath: that is its mistake to hear of.
+func dropTypeFields(svc, old *corev1.Service) {
+	s, o := &svc.Spec, &old.Spec
+	external := func(svc *corev1.Service) bool {
+		t := svc.Spec.Type
+		return t == corev1.ServiceTypeNodePort || t == corev1.ServiceTypeLoadBalancer || t == corev1.ServiceTypeClusterIP && len(svc.Spec.ExternalIPs) > 0
+	}
+	if external(old) && !external(svc) && s.ExternalTrafficPolicy == o.ExternalTrafficPolicy {
+		s.ExternalTrafficPolicy = ""
+	}
+	balanced, wasBalanced := s.Type == corev1.ServiceTypeLoadBalancer, o.Type == corev1.ServiceTypeLoadBalancer
+	local := balanced && s.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	if !local && s.HealthCheckNodePort == o.HealthCheckNodePort {
+		s.HealthCheckNodePort = 0
+	}
+	if wasBalanced && !balanced {
+		if equalPointers(s.AllocateLoadBalancerNodePorts, o.AllocateLoadBalancerNodePorts) {
+			s.AllocateLoadBalancerNodePorts = nil
+		}
+		if equalPointers(s.LoadBalancerClass, o.LoadBalancerClass) {
+			s.LoadBalancerClass = nil
+		}
+	}
+	if hasClusterIP(old) && !hasClusterIP(svc) {
+		if equalPointers(s.IPFamilyPolicy, o.IPFamilyPolicy) {
+			s.IPFamilyPolicy = nil
+		}
+		if slices.Equal(s.IPFamilies, o.IPFamilies) {
+			s.IPFamilies = nil
+		}
+		if equalPointers(s.InternalTrafficPolicy, o.InternalTrafficPolicy) {
+			s.InternalTrafficPolicy = nil
+		}
+	}
+}
+
+func equalPointers[T comparable](a, b *T) bool {
+	return a == b || a != nil && b != nil && *a == *b
 }
 
 func hasClusterIP(svc *corev1.Service) bool { return svc.Spec.Type != corev1.ServiceTypeExternalName }

@@ -13,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -230,5 +232,13 @@ func BenchmarkThousandWatchers(b *testing.B) {
 		for range watchers {
 			<-got
 		}
+	}
+}
+
+// TypeConverter: what the first write of a manager waits for, once a process.
+func BenchmarkTypeConverter(b *testing.B) {
+	b.ReportAllocs()
+	for range b.N {
+		applyconfigurations.NewTypeConverter(scheme.Scheme)
 	}
 }
