@@ -84,7 +84,8 @@ type cluster struct {
 	t        *testing.T
 	name     string
 	dir      string
-	data     string   // the data directory
+	data     string // the data directory
+	flags    []string
 	args     []string // that name and place it
 	api      int
 	config   *rest.Config
@@ -103,15 +104,16 @@ func start(t *testing.T) *cluster {
 	return startWith(t, func(dir string) string { return filepath.Join(dir, "data") })
 }
 
-// startWith boots a cluster whose data directory is where place says.
-func startWith(t *testing.T, place func(dir string) string) *cluster {
+// startWith boots a cluster whose data directory is where place says, with further
+// flags.
+func startWith(t *testing.T, place func(dir string) string, flags ...string) *cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes namespaces, mounts and control groups")
 	}
 	n := int(instances.Add(1))
 	dir := t.TempDir()
-	c := &cluster{t: t, name: fmt.Sprintf("e2e%d", n), dir: dir, data: place(dir)}
+	c := &cluster{t: t, name: fmt.Sprintf("e2e%d", n), dir: dir, data: place(dir), flags: flags}
 	var err error
 	if c.registry, err = images(); err != nil {
 		t.Fatal(err)
@@ -166,6 +168,7 @@ func (c *cluster) up() {
 	args := append([]string{"up"}, c.args...)
 	args = append(args, "--listen", fmt.Sprintf("127.0.0.1:%d", c.api), "--node-listen", fmt.Sprintf(":%d", freePort(c.t)),
 		"--pod-cidr", fmt.Sprintf("10.%d.0.0/16", octet), "--service-cidr", fmt.Sprintf("10.%d.0.0/16", octet+50), "--node-name", "node-"+c.name)
+	args = append(args, c.flags...)
 	if c.log == nil {
 		if c.log, err = os.Create(filepath.Join(c.dir, "log")); err != nil {
 			c.t.Fatal(err)
