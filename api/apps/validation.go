@@ -29,12 +29,17 @@ func workload(who string, s *metav1.LabelSelector, t *corev1.PodTemplateSpec) fi
 		// No selector selects nothing, this template neither.
 		errs = append(errs, field.Invalid(at.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
 	} else if sel, err := metav1.LabelSelectorAsSelector(s); err != nil {
-		errs = append(errs, field.Invalid(at.Child("selector"), s, "invalid label selector"))
+		switch who {
+		case "deployment":
+			errs = append(errs, field.Invalid(at.Child("selector"), s, "invalid label selector"))
+		case "statefulset":
+			errs = append(errs, field.Invalid(at.Child("selector"), s, ""))
+		}
 	} else if !sel.Empty() && s != nil && !sel.Matches(labels.Set(t.Labels)) {
 		errs = append(errs, field.Invalid(at.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
 	}
 	errs = append(errs, core.ValidatePodTemplate(t, at.Child("template"))...)
-	return append(errs, core.OnlyRestartAlways(t, at.Child("template"))...)
+	return append(errs, core.OnlyRestartAlways(t, at.Child("template"), "ReplicaSet")...)
 }
 
 func validateDeployment(d *appsv1.Deployment) field.ErrorList {
@@ -133,7 +138,7 @@ func validateDaemonSet(d *appsv1.DaemonSet) field.ErrorList {
 	errs = append(errs, check.NonNegative(at.Child("minReadySeconds"), s.MinReadySeconds)...)
 	errs = append(errs, check.NonNegativePointer(at.Child("revisionHistoryLimit"), s.RevisionHistoryLimit)...)
 	strategy := at.Child("updateStrategy")
-	errs = append(errs, check.OneOf(strategy.Child("type"), s.UpdateStrategy.Type, appsv1.OnDeleteDaemonSetStrategyType, appsv1.RollingUpdateDaemonSetStrategyType)...)
+	errs = append(errs, check.OneOf(strategy, s.UpdateStrategy.Type, appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType)...)
 	if s.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
 		r, at := s.UpdateStrategy.RollingUpdate, strategy.Child("rollingUpdate")
 		if r == nil {

@@ -50,7 +50,7 @@ func checkJobSpec(at *field.Path, s *batchv1.JobSpec) field.ErrorList {
 	errs = append(errs, check.NonNegativePointer(at.Child("backoffLimitPerIndex"), s.BackoffLimitPerIndex)...)
 	indexed := s.CompletionMode != nil && *s.CompletionMode == batchv1.IndexedCompletion
 	if s.CompletionMode != nil {
-		errs = append(errs, check.OneOf(at.Child("completionMode"), *s.CompletionMode, batchv1.IndexedCompletion, batchv1.NonIndexedCompletion)...)
+		errs = append(errs, check.Exactly(at.Child("completionMode"), *s.CompletionMode, batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)...)
 	}
 	if indexed && s.Completions == nil {
 		errs = append(errs, field.Required(at.Child("completions"), "when completion mode is Indexed"))

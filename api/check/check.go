@@ -195,8 +195,8 @@ func AccessModes(at *field.Path, modes []corev1.PersistentVolumeAccessMode) Erro
 	}
 	var errs Errors
 	alone := false
-	for i, m := range modes {
-		errs = append(errs, OneOf(at.Index(i), m, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)...)
+	for _, m := range modes {
+		errs = append(errs, Exactly(at, m, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)...)
 		alone = alone || m == corev1.ReadWriteOncePod
 	}
 	if alone && len(modes) > 1 {

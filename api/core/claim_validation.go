@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -28,11 +29,26 @@ func ValidateClaimSpec(s *corev1.PersistentVolumeClaimSpec, at *field.Path) fiel
 	} else if size.Sign() <= 0 {
 		errs = append(errs, field.Invalid(request, size.String(), "must be greater than zero"))
 	}
+	if d := s.DataSource; d != nil {
+		errs = append(errs, checkDataSource(at.Child("dataSource"), d.APIGroup, d.Kind, d.Name)...)
+	}
+	if d := s.DataSourceRef; d != nil {
+		errs = append(errs, checkDataSource(at.Child("dataSourceRef"), d.APIGroup, d.Kind, d.Name)...)
+	}
 	if s.StorageClassName != nil && *s.StorageClassName != "" {
 		errs = append(errs, check.DNSSubdomain(at.Child("storageClassName"), *s.StorageClassName)...)
 	}
 	if s.VolumeMode != nil {
 		errs = append(errs, check.OneOf(at.Child("volumeMode"), *s.VolumeMode, volumeModes...)...)
+	}
+	return errs
+}
+
+// checkDataSource checks what a claim's volume is filled from.
+func checkDataSource(at *field.Path, group *string, kind, name string) errorList {
+	errs := append(check.Required(at.Child("name"), name), check.Required(at.Child("kind"), kind)...)
+	if (group == nil || *group == "") && kind != "PersistentVolumeClaim" {
+		errs = append(errs, field.Invalid(at, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"))
 	}
 	return errs
 }
@@ -81,24 +97,29 @@ func validateVolumeObject(pv *corev1.PersistentVolume) field.ErrorList {
 	errs = append(errs, check.OneOfOrEmpty(at.Child("persistentVolumeReclaimPolicy"), s.PersistentVolumeReclaimPolicy,
 		corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)...)
 	set := sources(s.PersistentVolumeSource)
+	if i := slices.Index(set, "hostPath"); i > 0 {
+		// Kubernetes looks at hostPath first: the others are the ones too many.
+		set = slices.Insert(slices.Delete(set, i, i+1), 0, "hostPath")
+	}
 	if len(set) == 0 {
 		errs = append(errs, field.Required(at, "must specify a volume type"))
 	}
 	for i, name := range set {
 		if i > 0 {
-			errs = append(errs, field.Forbidden(at.Child(name), "may not specify more than 1 volume type"))
+			errs = append(errs, field.Forbidden(at.Child(sourcePath(name)), "may not specify more than 1 volume type"))
 		}
 	}
 	if s.HostPath != nil {
 		errs = append(errs, checkHostPath(at.Child("hostPath"), s.HostPath)...)
 	}
-	if s.Local != nil {
+	first := func(name string) bool { return len(set) > 0 && set[0] == name }
+	if first("local") {
 		errs = append(errs, check.Required(at.Child("local", "path"), s.Local.Path)...)
 		if s.NodeAffinity == nil || s.NodeAffinity.Required == nil {
 			errs = append(errs, field.Required(at.Child("nodeAffinity"), "Local volume requires node affinity"))
 		}
 	}
-	if s.CSI != nil {
+	if first("csi") {
 		errs = append(errs, check.Required(at.Child("csi", "driver"), s.CSI.Driver)...)
 		errs = append(errs, check.Required(at.Child("csi", "volumeHandle"), s.CSI.VolumeHandle)...)
 	}
@@ -147,18 +168,18 @@ func validateReplicationController(r *corev1.ReplicationController) field.ErrorL
 		errs = append(errs, field.Invalid(at.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
 	}
 	errs = append(errs, ValidatePodTemplate(t, at.Child("template"))...)
-	return append(errs, OnlyRestartAlways(t, at.Child("template"))...)
+	return append(errs, OnlyRestartAlways(t, at.Child("template"), "ReplicationController")...)
 }
 
 // OnlyRestartAlways refuses templates of pods that end: controllers which keep a
-// number of pods running cannot use them.
-func OnlyRestartAlways(t *corev1.PodTemplateSpec, at *field.Path) field.ErrorList {
+// number of pods running cannot use them. who is the kind that errors name.
+func OnlyRestartAlways(t *corev1.PodTemplateSpec, at *field.Path, who string) field.ErrorList {
 	var errs errorList
 	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
 		errs = append(errs, field.NotSupported(at.Child("spec", "restartPolicy"), t.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
 	}
 	if t.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported"))
+		errs = append(errs, field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+who+" is not Supported"))
 	}
 	return errs
 }

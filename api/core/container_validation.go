@@ -24,14 +24,15 @@ func (v *podValidator) checkContainers() {
 		v.checkName(at.Child("name"), c.Name, names)
 		v.checkContainer(at, c)
 		v.checkHostPorts(at.Child("ports"), c.Ports, hostPorts)
-		if c.RestartPolicy != nil {
-			v.add(check.OneOf(at.Child("restartPolicy"), *c.RestartPolicy, corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)...)
-		}
+		v.checkRestart(at, c)
+		v.checkResize(at.Child("resizePolicy"), c.ResizePolicy)
 	}
 	for i := range s.InitContainers {
 		c, at := &s.InitContainers[i], v.at.Child("initContainers").Index(i)
 		v.checkName(at.Child("name"), c.Name, names)
 		v.checkContainer(at, c)
+		v.checkRestart(at, c)
+		v.checkResize(at.Child("resizePolicy"), c.ResizePolicy)
 		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 		if sidecar {
 			v.checkHostPorts(at.Child("ports"), c.Ports, hostPorts)

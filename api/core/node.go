@@ -20,7 +20,15 @@ func Node() *kind.Kind {
 		Version: "v1", Kind: "Node", Resource: "nodes", ShortNames: []string{"no"}, Storage: "minions", HasStatus: true, NoGeneration: true,
 		Default: kind.Each(defaultNode),
 		// An agent registers its node together with its status.
-		PrepareCreate:  func(kind.Object) {},
+		PrepareCreate: kind.Each(dropNodeConfig),
+		PrepareUpdate: kind.Pair(func(n, old *corev1.Node) {
+			n.Status = *old.Status.DeepCopy()
+			dropNodeConfig(n)
+		}),
+		PrepareStatus: func(obj, old kind.Object) {
+			kind.KeepAllButStatus(obj, old)
+			obj.(*corev1.Node).Status.Config = nil
+		},
 		Validate:       kind.Check(validateNode),
 		ValidateUpdate: kind.CheckChange(validateNodeUpdate),
 		ValidateStatus: kind.CheckChange(validateNodeUpdate),
@@ -42,6 +50,10 @@ func Node() *kind.Kind {
 		Row: kind.RowOf(nodeRow),
 	}
 }
+
+// dropNodeConfig drops what configured kubelets through the API: nobody reads it
+// any more.
+func dropNodeConfig(n *corev1.Node) { n.Spec.ConfigSource, n.Status.Config = nil, nil }
 
 func defaultNode(n *corev1.Node) {
 	roundResources(n.Status.Capacity)

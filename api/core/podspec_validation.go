@@ -88,7 +88,7 @@ func (v *podValidator) checkPolicies() {
 	}
 	if s.OS != nil {
 		if s.OS.Name == "" {
-			v.add(field.Required(at.Child("os", "name"), "cannot be empty"))
+			v.add(field.Required(at.Child("os", "name"), ""))
 		} else {
 			v.add(check.Exactly(at.Child("os"), s.OS.Name, corev1.Linux, corev1.Windows)...)
 		}
