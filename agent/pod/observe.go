@@ -93,6 +93,10 @@ func (a *Actor) seeSandbox(s *runtimeapi.PodSandboxStatus) {
 			return
 		}
 	}
+	if s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
+		// Its event may come before the answer to the call that made it.
+		a.timeline.mark("sandbox")
+	}
 	a.version++
 	a.view = a.view.WithSandbox(s)
 }
