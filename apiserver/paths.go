@@ -39,6 +39,12 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, info *request
 		s.health(w, r, false)
 	case path == "/readyz" || strings.HasPrefix(path, "/readyz/"):
 		s.health(w, r, true)
+	case path == "/.well-known/openid-configuration" && s.tokens != nil:
+		s.writePlain(w, r, "application/json", map[string]any{
+			"issuer": s.tokens.Issuer, "jwks_uri": s.tokens.Issuer + keySetPath, "response_types_supported": []string{"id_token"},
+			"subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"ES256"}})
+	case path == keySetPath && s.tokens != nil:
+		s.writePlain(w, r, "application/jwk-set+json", s.tokens.KeySet())
 	case path == "/metrics":
 		s.metrics.handler.ServeHTTP(w, r)
 	case strings.HasPrefix(path, "/openapi/"):
@@ -49,6 +55,18 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, info *request
 	default:
 		s.notFound(w, r)
 	}
+}
+
+// keySetPath is where the public keys of service account tokens are.
+const keySetPath = "/openid/v1/jwks"
+
+func (s *Server) writePlain(w http.ResponseWriter, r *http.Request, media string, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	writeBody(w, r, http.StatusOK, media, b)
 }
 
 func (s *Server) serveIndex(w http.ResponseWriter, r *http.Request) {

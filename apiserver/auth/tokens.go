@@ -1,10 +1,12 @@
 package auth
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -60,11 +62,12 @@ func OpenTokens(file, issuer string, now func() time.Time) (*Tokens, error) {
 	if err != nil {
 		return nil, fmt.Errorf("service account key %s: %w", file, err)
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithType("JWT"))
+	t := &Tokens{Issuer: issuer, Audiences: []string{issuer}, Now: now, key: key}
+	t.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: t.KeyID()}}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("service account key %s: %w", file, err)
 	}
-	return &Tokens{Issuer: issuer, Audiences: []string{issuer}, Now: now, key: key, signer: signer}, nil
+	return t, nil
 }
 
 func loadKey(file string) (*ecdsa.PrivateKey, error) {
@@ -92,6 +95,21 @@ func makeKey(file string) (*ecdsa.PrivateKey, error) {
 		return nil, err
 	}
 	return key, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+// KeyID names the signing key in the key set that clients may fetch.
+func (t *Tokens) KeyID() string {
+	sum, err := (&jose.JSONWebKey{Key: &t.key.PublicKey}).Thumbprint(crypto.SHA256)
+	if err != nil {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(sum)
+}
+
+// KeySet is the public half of the signing key as a JSON Web Key Set (RFC 7517),
+// with which others check tokens without asking the API server.
+func (t *Tokens) KeySet() jose.JSONWebKeySet {
+	return jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &t.key.PublicKey, KeyID: t.KeyID(), Algorithm: string(jose.ES256), Use: "sig"}}}
 }
 
 // Issue signs a token; audiences nil means the API server's own.

@@ -1,10 +1,13 @@
 package api
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -196,5 +199,26 @@ func TestServiceAccountTokens(t *testing.T) {
 	}
 	if _, err := robot.CoreV1().Pods("default").List(ctx, metav1.ListOptions{}); !apierrors.IsUnauthorized(err) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestIssuerDiscovery checks a token as others would: by the published keys.
+func TestIssuerDiscovery(t *testing.T) {
+	s := apitest.Start(t, apitest.Options{})
+	p := newPeer(t, s.Admin(t))
+	doc := p.do(t, "GET", "/.well-known/openid-configuration", "").object(t)
+	if doc["issuer"] != s.Tokens.Issuer || doc["jwks_uri"] != s.Tokens.Issuer+"/openid/v1/jwks" {
+		t.Errorf("%v", doc)
+	}
+	a := p.do(t, "GET", "/openid/v1/jwks", "")
+	var set jose.JSONWebKeySet
+	if err := json.Unmarshal([]byte(a.body), &set); err != nil || a.header.Get("Content-Type") != "application/jwk-set+json" {
+		t.Fatalf("%v %s", err, a.body)
+	}
+	token := must(jwt.ParseSigned(s.AdminToken(t), []jose.SignatureAlgorithm{jose.ES256}))(t)
+	keys := set.Key(token.Headers[0].KeyID)
+	var c jwt.Claims
+	if len(keys) != 1 || token.Claims(keys[0], &c) != nil || c.Issuer != s.Tokens.Issuer {
+		t.Errorf("%d keys, claims %+v", len(keys), c)
 	}
 }
