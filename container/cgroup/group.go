@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -88,7 +89,7 @@ func (g Group) delegate() error {
 	for _, c := range strings.Fields(string(data)) {
 		switch c {
 		case "cpu", "cpuset", "memory", "pids", "io", "hugetlb":
-			want = append(want, "+"+c)
+			want = append(want, c)
 		}
 	}
 	if len(want) == 0 {
@@ -97,9 +98,16 @@ func (g Group) delegate() error {
 	dir := g.layout.V2
 	for _, part := range append([]string{""}, strings.Split(filepath.Dir(g.path)[1:], "/")...) {
 		dir = filepath.Join(dir, part)
+		file := filepath.Join(dir, "cgroup.subtree_control")
+		// A write waits until removed groups beneath have really gone, one that
+		// changes nothing too; reading waits for nobody.
+		data, _ := os.ReadFile(file)
+		have := strings.Fields(string(data))
 		// One by one and best effort: a limit that needs a missing one fails later, by name.
-		for _, w := range want {
-			_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(w), 0)
+		for _, c := range want {
+			if !slices.Contains(have, c) {
+				_ = os.WriteFile(file, []byte("+"+c), 0)
+			}
 		}
 	}
 	return nil
