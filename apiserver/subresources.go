@@ -153,7 +153,7 @@ func patchScale(cur *autoscalingv1.Scale, p registry.Patch) (*autoscalingv1.Scal
 		if err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
-		if after, err = patch.Apply(before); err != nil {
+		if after, err = registry.ApplyJSON(patch, before); err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
 	default: // a Scale has no lists: the other patch types are merges

@@ -102,7 +102,7 @@ func patchJSON(before []byte, p Patch, sample kind.Object) ([]byte, error) {
 		if len(patch) > maxPatchOperations {
 			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(patch)))
 		}
-		after, err := patch.Apply(before)
+		after, err := ApplyJSON(patch, before)
 		if err != nil {
 			return nil, unprocessable(err)
 		}
@@ -133,6 +133,17 @@ func patchJSON(before []byte, p Patch, sample kind.Object) ([]byte, error) {
 		return after, nil
 	}
 	return nil, apierrors.NewBadRequest(fmt.Sprintf("unknown patch type %q", p.Type))
+}
+
+// ApplyJSON applies a JSON patch. The library panics on some malformed
+// operations, such as a replacement of the whole without a value: an error here.
+func ApplyJSON(patch jsonpatch.Patch, before []byte) (after []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("malformed patch operation: %v", p)
+		}
+	}()
+	return patch.Apply(before)
 }
 
 func unprocessable(err error) error {
