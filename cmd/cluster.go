@@ -34,6 +34,7 @@ import (
 	"knarr.dev/knarr/cri"
 	"knarr.dev/knarr/datapath"
 	"knarr.dev/knarr/dns"
+	"knarr.dev/knarr/store"
 )
 
 // cluster is one instance: control plane and node in one process.
@@ -209,6 +210,10 @@ func (c *cluster) close() {
 	}
 }
 
+// compactEvery is how much history an external etcd keeps at least, as in
+// Kubernetes.
+const compactEvery = 5 * time.Minute
+
 func kindOf(o client.Object) schema.GroupVersionKind {
 	if gvk := o.GetObjectKind().GroupVersionKind(); !gvk.Empty() {
 		return gvk
@@ -226,6 +231,9 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 	cp := c.control
 	g.Go(func() error { return cp.registry.Run(ctx) })
 	g.Go(func() error { return cp.server.Serve(ctx, cp.listener, cp.tls) })
+	if len(c.cfg.Store.Endpoints) > 0 {
+		g.Go(func() error { return store.CompactEvery(ctx, cp.store, compactEvery, c.log) })
+	}
 	api := cp.listener.Addr().(*net.TCPAddr)
 	cp.server.Await("bootstrap")
 	err := bootstrap.Run(ctx, cp.registry, bootstrap.Cluster{
