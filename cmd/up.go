@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -67,13 +68,14 @@ up again. "knarr down" removes everything.`,
 	return c
 }
 
-// firstNodeCIDR is the first /24 of the pods' range, or all of a smaller one.
+// firstNodeCIDR is the first /24 of the pods' range, or all of a smaller one. What
+// is no prefix is left for validation to name.
 func firstNodeCIDR(pods string) string {
-	addr, bits, ok := strings.Cut(pods, "/")
-	if ok && len(bits) > 0 && bits < "24" && len(bits) == 2 || len(bits) == 1 {
-		return addr + "/24"
+	p, err := netip.ParsePrefix(pods)
+	if err != nil || p.Bits() >= 24 {
+		return pods
 	}
-	return pods
+	return netip.PrefixFrom(p.Masked().Addr(), 24).String()
 }
 
 // up runs a cluster until a signal.
