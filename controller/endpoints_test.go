@@ -33,6 +33,16 @@ func slicesOf(b *enginetest.Bench) []*discoveryv1.EndpointSlice {
 
 func TestManyEndpointsAndOneChange(t *testing.T) {
 	f := clienttest.New()
+	var mu sync.Mutex
+	touched := map[string]int{}
+	f.React = func(verb string, k client.Key, _ client.Object) error {
+		if verb == "update" && k.Resource == client.EndpointSlices {
+			mu.Lock()
+			defer mu.Unlock()
+			touched[k.Name]++
+		}
+		return nil
+	}
 	for i := range 250 {
 		p := backend(i, corev1.ConditionTrue)
 		if _, err := f.Create(t.Context(), client.Key{Resource: client.Pods, Namespace: "a", Name: p.Name}, p); err != nil {
@@ -58,23 +68,15 @@ func TestManyEndpointsAndOneChange(t *testing.T) {
 	if n := len(slicesOf(b)); n != 3 {
 		t.Errorf("%d slices, want 3", n)
 	}
-	var mu sync.Mutex
-	touched := map[string]int{}
-	defer b.Cache(client.EndpointSlices, "").Subscribe(func(ev client.Event) {
-		if ev.Type == client.Modified {
-			mu.Lock()
-			touched[ev.Object.GetName()]++
-			mu.Unlock()
-		}
-	})()
-	enginetest.Change(b, client.Key{Resource: client.Pods, Namespace: "a", Name: "p120", Subresource: "status"}, func(p *corev1.Pod) {
-		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse}}
-	})
-	b.Until("one endpoint not ready", func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return total(false) == 1 && len(touched) > 0
-	}, client.EndpointSlices)
+	become := func(ready corev1.ConditionStatus) {
+		enginetest.Change(b, client.Key{Resource: client.Pods, Namespace: "a", Name: "p120", Subresource: "status"}, func(p *corev1.Pod) {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}
+		})
+	}
+	become(corev1.ConditionFalse)
+	b.Until("one endpoint not ready", func() bool { return total(false) == 1 }, client.EndpointSlices)
+	become(corev1.ConditionTrue) // once this is through, so are all writes of the change before
+	b.Until("all endpoints ready", func() bool { return total(true) == 250 }, client.EndpointSlices)
 	mu.Lock()
 	defer mu.Unlock()
 	if len(touched) != 1 {

@@ -101,19 +101,17 @@ func (c *controller) reconcile(ctx context.Context, key engine.Key) (time.Durati
 		c.env.Recorder.Event(shared, corev1.EventTypeWarning, "SelectingAll", "This deployment is selecting all pods. A non-empty selector is required.")
 		return 0, nil
 	}
+	pending, _ := c.env.Ledger.Pending(key)
+	sets := client.ListCached[*appsv1.ReplicaSet](c.env.Cache(client.ReplicaSets), d.Namespace, nil)
 	mine, err := engine.Claim(ctx, c.env.Client, engine.Owning{
 		Owner: d, Kind: kind, Key: client.Key{Resource: client.Deployments, Namespace: d.Namespace, Name: d.Name},
 		Selector: engine.SelectorOf(d.Spec.Selector), Of: client.ReplicaSets,
-	}, client.ListCached[*appsv1.ReplicaSet](c.env.Cache(client.ReplicaSets), d.Namespace, nil))
+	}, sets)
 	if err != nil {
 		return 0, err
 	}
 	r := &rollout{env: c.env, d: d, now: c.env.Clock.Now(), was: *d.Status.DeepCopy()}
-	pending, _ := c.env.Ledger.Pending(key)
-	for _, o := range pending {
-		mine = append(mine, o.(*appsv1.ReplicaSet))
-	}
-	r.sort(mine)
+	r.sort(append(mine, engine.Unseen(pending, sets)...))
 	if err := r.run(ctx); err != nil {
 		return 0, fmt.Errorf("rolling out deployment %s/%s: %w", d.Namespace, d.Name, err)
 	}

@@ -190,12 +190,10 @@ func mirror(ctx context.Context, env *engine.Env, key engine.Key) (time.Duration
 	if haveEp && haveSvc && len(svc.Spec.Selector) == 0 && ep.Labels[discoveryv1.LabelSkipMirror] != "true" && ep.Annotations["control-plane.alpha.kubernetes.io/leader"] == "" {
 		want = mirrored(ep)
 	}
+	pending, again := env.Ledger.Pending(key)
 	have := client.ListCached[*discoveryv1.EndpointSlice](env.Cache(client.EndpointSlices), key.Namespace,
 		labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: key.Name, discoveryv1.LabelManagedBy: mirrorer}))
-	pending, again := env.Ledger.Pending(key)
-	for _, o := range pending {
-		have = append(have, o.(*discoveryv1.EndpointSlice))
-	}
+	have = append(have, engine.Unseen(pending, have)...)
 	create, update, remove := pack(have, want)
 	for _, s := range create {
 		s.Namespace, s.GenerateName = key.Namespace, key.Name+"-"

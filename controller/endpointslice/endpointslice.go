@@ -96,12 +96,10 @@ func reconcile(ctx context.Context, env *engine.Env, key engine.Key) (time.Durat
 		}
 		return ""
 	})
+	pending, again := env.Ledger.Pending(key)
 	have := client.ListCached[*discoveryv1.EndpointSlice](env.Cache(client.EndpointSlices), svc.Namespace,
 		labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: svc.Name, discoveryv1.LabelManagedBy: manager}))
-	pending, again := env.Ledger.Pending(key)
-	for _, o := range pending {
-		have = append(have, o.(*discoveryv1.EndpointSlice))
-	}
+	have = append(have, engine.Unseen(pending, have)...)
 	at := lastTrigger(svc, pods)
 	create, update, remove := pack(have, want)
 	for _, s := range create {

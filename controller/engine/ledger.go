@@ -34,9 +34,16 @@ func newLedger(c clock.PassiveClock) *Ledger {
 
 // Created notes an object made for owner, unless the cache shows it already.
 func (l *Ledger) Created(owner Key, cache client.Cache, obj client.Object) {
+	l.note(owner, obj)
+	// Only now: what the cache shows before the note, nobody would strike out.
 	if _, ok := cache.Get(obj.GetNamespace(), obj.GetName()); ok {
-		return
+		l.mu.Lock()
+		l.forget(obj.GetUID())
+		l.mu.Unlock()
 	}
+}
+
+func (l *Ledger) note(owner Key, obj client.Object) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := l.open[owner]
@@ -49,7 +56,9 @@ func (l *Ledger) Created(owner Key, cache client.Cache, obj client.Object) {
 }
 
 // Pending returns the objects made for owner that no cache has shown yet, and
-// when to look again if there are any.
+// when to look again if there are any. Ask before listing the cache, and take of
+// the answer what is Unseen in the list: an object that the cache comes to show in
+// between is then counted once.
 func (l *Ledger) Pending(owner Key) (objs []client.Object, again time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -61,6 +70,24 @@ func (l *Ledger) Pending(owner Key) (objs []client.Object, again time.Duration) 
 		objs, again = append(objs, e.obj), ledgerMemory
 	}
 	return objs, again
+}
+
+// Unseen returns the pending objects that are not among listed.
+func Unseen[T client.Object](pending []client.Object, listed []T) []T {
+	if len(pending) == 0 {
+		return nil
+	}
+	shown := make(map[types.UID]bool, len(listed))
+	for _, o := range listed {
+		shown[o.GetUID()] = true
+	}
+	var out []T
+	for _, p := range pending {
+		if o, ok := p.(T); ok && !shown[o.GetUID()] {
+			out = append(out, o)
+		}
+	}
+	return out
 }
 
 func (l *Ledger) observe(ev client.Event) {

@@ -77,17 +77,16 @@ func (c *controller) reconcile(ctx context.Context, key engine.Key) (time.Durati
 	if !ok {
 		return 0, nil
 	}
+	pending, again := c.env.Ledger.Pending(key)
+	pods := client.ListCached[*corev1.Pod](c.env.Cache(client.Pods), key.Namespace, nil)
 	mine, err := engine.Claim(ctx, c.env.Client, engine.Owning{
 		Owner: w.obj, Kind: w.kind, Key: w.key, Selector: w.selector, Of: client.Pods,
 		Adoptable: func(o client.Object) bool { return engine.Active(o.(*corev1.Pod)) },
-	}, client.ListCached[*corev1.Pod](c.env.Cache(client.Pods), key.Namespace, nil))
+	}, pods)
 	if err != nil {
 		return 0, err
 	}
-	pending, again := c.env.Ledger.Pending(key)
-	for _, o := range pending {
-		mine = append(mine, o.(*corev1.Pod))
-	}
+	mine = append(mine, engine.Unseen(pending, pods)...)
 	var active []*corev1.Pod
 	terminating := 0
 	for _, p := range mine {
