@@ -11,8 +11,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// profile takes a CPU profile until stop is called, and then a heap and a
-// goroutine profile, from the node's kubelet API.
+// profile takes a CPU profile until stop is called, then profiles of heap,
+// allocations and goroutines and an execution trace, from the node's kubelet API.
 func (c *cluster) profile(ctx context.Context, name string) (stop func()) {
 	if c.profiles == "" {
 		return func() {}
@@ -27,6 +27,7 @@ func (c *cluster) profile(ctx context.Context, name string) (stop func()) {
 		for _, kind := range []string{"heap", "goroutine", "allocs"} {
 			c.fetch(ctx, kind, name+"."+kind)
 		}
+		c.fetch(ctx, "trace?seconds=10", name+".trace")
 	}
 }
 
