@@ -117,6 +117,7 @@ func StatefulSet() *kind.Kind {
 		Default:        kind.Each(defaultStatefulSet),
 		Validate:       kind.Check(validateStatefulSet),
 		ValidateUpdate: kind.CheckChange(validateStatefulSetUpdate),
+		ValidateStatus: kind.CheckChange(validateStatefulSetStatus),
 		Scale: kind.ScaleOf(
 			func(s *appsv1.StatefulSet) **int32 { return &s.Spec.Replicas },
 			func(s *appsv1.StatefulSet) int32 { return s.Status.Replicas },

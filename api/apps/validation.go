@@ -80,8 +80,8 @@ func validateDeploymentUpdate(d, old *appsv1.Deployment) field.ErrorList {
 
 func validateDeploymentStatus(d, old *appsv1.Deployment) field.ErrorList {
 	at, s := field.NewPath("status"), &d.Status
-	errs := counts(at, s.Replicas, []count{
-		{"updatedReplicas", s.UpdatedReplicas}, {"readyReplicas", s.ReadyReplicas}, {"availableReplicas", s.AvailableReplicas}})
+	errs := check.Counts(at, s.Replicas, check.Count{Name: "updatedReplicas", N: s.UpdatedReplicas},
+		check.Count{Name: "readyReplicas", N: s.ReadyReplicas}, check.Count{Name: "availableReplicas", N: s.AvailableReplicas})
 	errs = append(errs, check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration)...)
 	errs = append(errs, check.NonNegative(at.Child("unavailableReplicas"), s.UnavailableReplicas)...)
 	if s.AvailableReplicas > s.ReadyReplicas {
@@ -89,23 +89,6 @@ func validateDeploymentStatus(d, old *appsv1.Deployment) field.ErrorList {
 	}
 	if old.Status.CollisionCount != nil && (s.CollisionCount == nil || *s.CollisionCount < *old.Status.CollisionCount) {
 		errs = append(errs, field.Invalid(at.Child("collisionCount"), s.CollisionCount, "cannot be decremented"))
-	}
-	return errs
-}
-
-type count struct {
-	name  string
-	value int32
-}
-
-// counts checks that no count of pods is negative or above the number of pods.
-func counts(at *field.Path, total int32, parts []count) field.ErrorList {
-	errs := check.NonNegative(at.Child("replicas"), total)
-	for _, p := range parts {
-		errs = append(errs, check.NonNegative(at.Child(p.name), p.value)...)
-		if p.value > total {
-			errs = append(errs, field.Invalid(at.Child(p.name), p.value, "cannot be greater than status.replicas"))
-		}
 	}
 	return errs
 }
@@ -124,8 +107,8 @@ func validateReplicaSetUpdate(r, old *appsv1.ReplicaSet) field.ErrorList {
 
 func validateReplicaSetStatus(r, _ *appsv1.ReplicaSet) field.ErrorList {
 	at, s := field.NewPath("status"), &r.Status
-	errs := counts(at, s.Replicas, []count{
-		{"fullyLabeledReplicas", s.FullyLabeledReplicas}, {"readyReplicas", s.ReadyReplicas}, {"availableReplicas", s.AvailableReplicas}})
+	errs := check.Counts(at, s.Replicas, check.Count{Name: "fullyLabeledReplicas", N: s.FullyLabeledReplicas},
+		check.Count{Name: "readyReplicas", N: s.ReadyReplicas}, check.Count{Name: "availableReplicas", N: s.AvailableReplicas})
 	if s.AvailableReplicas > s.ReadyReplicas {
 		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
 	}
@@ -211,6 +194,18 @@ func withClaims(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 		}
 	}
 	return t
+}
+
+func validateStatefulSetStatus(set, _ *appsv1.StatefulSet) field.ErrorList {
+	at, s := field.NewPath("status"), &set.Status
+	errs := check.Counts(at, s.Replicas, check.Count{Name: "readyReplicas", N: s.ReadyReplicas}, check.Count{Name: "currentReplicas", N: s.CurrentReplicas},
+		check.Count{Name: "updatedReplicas", N: s.UpdatedReplicas}, check.Count{Name: "availableReplicas", N: s.AvailableReplicas})
+	errs = append(errs, check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration)...)
+	errs = append(errs, check.NonNegativePointer(at.Child("collisionCount"), s.CollisionCount)...)
+	if s.AvailableReplicas > s.ReadyReplicas {
+		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than status.readyReplicas"))
+	}
+	return errs
 }
 
 func validateStatefulSetUpdate(s, old *appsv1.StatefulSet) field.ErrorList {

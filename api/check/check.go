@@ -204,3 +204,21 @@ func AccessModes(at *field.Path, modes []corev1.PersistentVolumeAccessMode) Erro
 	}
 	return errs
 }
+
+// Count is a number of pods in a status.
+type Count struct {
+	Name string // its field
+	N    int32
+}
+
+// Counts checks that no count of pods is negative or above the number of pods.
+func Counts(at *field.Path, total int32, parts ...Count) Errors {
+	errs := NonNegative(at.Child("replicas"), total)
+	for _, p := range parts {
+		errs = append(errs, NonNegative(at.Child(p.Name), p.N)...)
+		if p.N > total {
+			errs = append(errs, field.Invalid(at.Child(p.Name), p.N, "cannot be greater than status.replicas"))
+		}
+	}
+	return errs
+}

@@ -171,6 +171,17 @@ func validateReplicationController(r *corev1.ReplicationController) field.ErrorL
 	return append(errs, OnlyRestartAlways(t, at.Child("template"), "ReplicationController")...)
 }
 
+func validateReplicationControllerStatus(r, _ *corev1.ReplicationController) field.ErrorList {
+	at, s := field.NewPath("status"), &r.Status
+	errs := check.Counts(at, s.Replicas, check.Count{Name: "fullyLabeledReplicas", N: s.FullyLabeledReplicas},
+		check.Count{Name: "readyReplicas", N: s.ReadyReplicas}, check.Count{Name: "availableReplicas", N: s.AvailableReplicas})
+	errs = append(errs, check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration)...)
+	if s.AvailableReplicas > s.ReadyReplicas {
+		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
+	}
+	return errs
+}
+
 // OnlyRestartAlways refuses templates of pods that end: controllers which keep a
 // number of pods running cannot use them. who is the kind that errors name.
 func OnlyRestartAlways(t *corev1.PodTemplateSpec, at *field.Path, who string) field.ErrorList {

@@ -21,6 +21,7 @@ func ReplicationController() *kind.Kind {
 		Default:        kind.Each(defaultReplicationController),
 		Validate:       kind.Check(validateReplicationController),
 		ValidateUpdate: kind.CheckChange(func(rc, _ *corev1.ReplicationController) errorList { return validateReplicationController(rc) }),
+		ValidateStatus: kind.CheckChange(validateReplicationControllerStatus),
 		Scale: kind.ScaleOf(
 			func(r *corev1.ReplicationController) **int32 { return &r.Spec.Replicas },
 			func(r *corev1.ReplicationController) int32 { return r.Status.Replicas },

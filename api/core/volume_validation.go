@@ -276,9 +276,21 @@ func (v *podValidator) checkMounts(at *field.Path, c *corev1.Container) {
 		paths[m.MountPath] = true
 		for name, sub := range map[string]string{"subPath": m.SubPath, "subPathExpr": m.SubPathExpr} {
 			if sub != "" && path.IsAbs(sub) {
-				v.add(field.Invalid(at.Child(name), sub, "must be a relative path"))
+				v.add(field.Invalid(list.Child(name), sub, "must be a relative path"))
 			}
-			v.add(checkNoBacksteps(at.Child(name), sub)...)
+			v.add(checkNoBacksteps(list.Child(name), sub)...)
+		}
+		for _, d := range c.VolumeDevices {
+			if d.Name == m.Name {
+				v.add(field.Invalid(at.Child("name"), m.Name, "must not already exist in volumeDevices"))
+				break
+			}
+		}
+		for _, d := range c.VolumeDevices {
+			if d.DevicePath == m.MountPath {
+				v.add(field.Invalid(at.Child("mountPath"), m.MountPath, "must not already exist as a path in volumeDevices"))
+				break
+			}
 		}
 		if m.SubPath != "" && m.SubPathExpr != "" {
 			v.add(field.Invalid(at.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
@@ -292,8 +304,33 @@ func (v *podValidator) checkMounts(at *field.Path, c *corev1.Container) {
 		}
 	}
 	v.checkReadOnlyMounts(at.Child("volumeMounts"), c.VolumeMounts)
+	v.checkDevices(at.Child("volumeDevices"), c)
+}
+
+func (v *podValidator) checkDevices(list *field.Path, c *corev1.Container) {
+	names, paths := map[string]bool{}, map[string]bool{}
 	for i, d := range c.VolumeDevices {
-		at := at.Child("volumeDevices").Index(i)
+		at := list.Index(i)
+		if names[d.Name] {
+			v.add(field.Invalid(at.Child("name"), d.Name, "must be unique"))
+		}
+		if paths[d.DevicePath] {
+			v.add(field.Invalid(at.Child("devicePath"), d.DevicePath, "must be unique"))
+		}
+		if len(checkNoBacksteps(at, d.DevicePath)) > 0 {
+			v.add(field.Invalid(at.Child("devicePath"), d.DevicePath, "can not contain backsteps ('..')"))
+		} else {
+			paths[d.DevicePath] = true
+		}
+		if d.Name != "" {
+			names[d.Name] = true
+		}
+		if slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == d.Name }) {
+			v.add(field.Invalid(at.Child("name"), d.Name, "must not already exist in volumeMounts"))
+		}
+		if slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == d.DevicePath }) {
+			v.add(field.Invalid(at.Child("devicePath"), d.DevicePath, "must not already exist as a path in volumeMounts"))
+		}
 		v.add(check.Required(at.Child("name"), d.Name)...)
 		v.add(check.Required(at.Child("devicePath"), d.DevicePath)...)
 		if vol := v.volumes[d.Name]; vol == nil {
