@@ -72,12 +72,29 @@ func (r *Registry) manage(q *Request, old kind.Object, obj *kind.Object) error {
 	if q.FieldManager == "" || q.applied {
 		return nil
 	}
+	// The entries that the manager starts from: those sent, if any (see returned).
+	before := old.GetManagedFields()
+	if sent := (*obj).GetManagedFields(); sent != nil && q.Subresource == "" {
+		before = sent
+	}
+	key, known := ownershipKey(q, old, *obj)
+	if known {
+		if o, ok := r.ownerships.find(key); ok {
+			(*obj).SetManagedFields(o.entries(before, r.cfg.Now()))
+			return nil
+		}
+	}
 	m, err := r.manager(q.Resource.hub, q.Subresource)
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
 	out := m.UpdateNoErrors(old, *obj, q.FieldManager)
 	*obj = out.(kind.Object)
+	if known {
+		if o, ok := ownershipOf(before, (*obj).GetManagedFields()); ok {
+			r.ownerships.keep(key, o)
+		}
+	}
 	return nil
 }
 
@@ -119,7 +136,7 @@ func equalFields(a, b *metav1.FieldsV1) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return string(a.Raw) == string(b.Raw)
+	return a == b || string(a.Raw) == string(b.Raw)
 }
 
 var servicesGVR = schema.GroupVersionResource{Version: "v1", Resource: "services"}

@@ -60,6 +60,7 @@ type Registry struct {
 
 	converterOnce sync.Once
 	converter     managedfields.TypeConverter
+	ownerships    ownerships
 }
 
 // Resource is a served kind.
