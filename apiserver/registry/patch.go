@@ -59,7 +59,34 @@ func invalidOptions(name string, value any, msg string) error {
 // patched computes the result of a JSON, merge or strategic merge patch.
 func (r *Registry) patched(q *Request, it *watchcache.Item, p Patch) (kind.Object, error) {
 	old := it.Object
-	view, err := q.Resource.View(old)
+	obj, err := patchedObject(q, it, p)
+	if err != nil {
+		return nil, err
+	}
+	if obj.GetName() != old.GetName() {
+		return nil, nameMismatch(obj.GetName(), old.GetName())
+	}
+	if obj.GetNamespace() != old.GetNamespace() {
+		return nil, apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	if obj.GetResourceVersion() == old.GetResourceVersion() {
+		obj.SetResourceVersion("") // the patch did not ask for a condition: races are tried again
+	}
+	return q.Resource.toHub(obj)
+}
+
+// patchedObject is the object with the patch applied, in the request's version.
+func patchedObject(q *Request, it *watchcache.Item, p Patch) (kind.Object, error) {
+	if p.Type == types.MergePatchType && p.Validation != metav1.FieldValidationIgnore && !q.Resource.IsView() {
+		if obj, ok := mergePlain(q, it.Object, p.Data); ok {
+			return obj, nil
+		}
+	}
+	return patchedByJSON(q, it, p)
+}
+
+func patchedByJSON(q *Request, it *watchcache.Item, p Patch) (kind.Object, error) {
+	view, err := q.Resource.View(it.Object)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
@@ -76,20 +103,7 @@ func (r *Registry) patched(q *Request, it *watchcache.Item, p Patch) (kind.Objec
 	if err != nil {
 		return nil, err
 	}
-	obj, err := decodePatched(q, after, p.Validation)
-	if err != nil {
-		return nil, err
-	}
-	if obj.GetName() != old.GetName() {
-		return nil, nameMismatch(obj.GetName(), old.GetName())
-	}
-	if obj.GetNamespace() != old.GetNamespace() {
-		return nil, apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
-	}
-	if obj.GetResourceVersion() == old.GetResourceVersion() {
-		obj.SetResourceVersion("") // the patch did not ask for a condition: races are tried again
-	}
-	return q.Resource.toHub(obj)
+	return decodePatched(q, after, p.Validation)
 }
 
 func patchJSON(before []byte, p Patch, sample kind.Object) ([]byte, error) {
