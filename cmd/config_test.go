@@ -5,11 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
 
 	"knarr.dev/knarr/kit/pki"
-	"time"
 )
 
 func TestFirstNodeCIDR(t *testing.T) {

@@ -73,7 +73,10 @@ func (v *cache) WaitSynced(context.Context) error { return nil }
 func (v *cache) Subscribe(fn func(client.Event)) (cancel func()) {
 	ctx, stop := context.WithCancel(context.Background()) // ended by cancel
 	var done sync.WaitGroup
-	done.Go(func() { v.deliver(ctx, fn) })
+	// The first state is that of this moment: no change from here on is missed or
+	// folded into it.
+	snap, w := v.res.Cache.SnapshotAndWatch()
+	done.Go(func() { v.deliver(ctx, snap, w, fn) })
 	return func() {
 		stop()
 		done.Wait()
@@ -82,10 +85,9 @@ func (v *cache) Subscribe(fn func(client.Event)) (cancel func()) {
 
 // deliver runs one subscription. A subscriber that falls behind the cache's
 // memory of events gets the difference between what it saw and what is there.
-func (v *cache) deliver(ctx context.Context, fn func(client.Event)) {
+func (v *cache) deliver(ctx context.Context, snap *watchcache.Snapshot, w *watchcache.Watcher, fn func(client.Event)) {
 	seen := map[string]client.Object{}
-	for ctx.Err() == nil {
-		snap, w := v.res.Cache.SnapshotAndWatch()
+	for {
 		present := map[string]bool{}
 		snap.Ascend("", "", func(i *watchcache.Item) bool {
 			present[i.Key] = true
@@ -93,7 +95,7 @@ func (v *cache) deliver(ctx context.Context, fn func(client.Event)) {
 			return ctx.Err() == nil
 		})
 		for key := range seen {
-			if !present[key] {
+			if !present[key] && ctx.Err() == nil {
 				v.change(seen, key, nil, fn)
 			}
 		}
@@ -111,6 +113,10 @@ func (v *cache) deliver(ctx context.Context, fn func(client.Event)) {
 			}
 		}
 		w.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+		snap, w = v.res.Cache.SnapshotAndWatch()
 	}
 }
 
