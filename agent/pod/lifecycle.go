@@ -134,10 +134,10 @@ func (a *Actor) recreate() {
 	if a.tasks["recreate"] != nil {
 		return
 	}
-	pod, v, version := a.pod, a.view, a.version
+	pod, v, version, grace := a.pod, a.view, a.version, a.gracePeriod()
 	a.event(corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	a.do("recreate", true, func(ctx context.Context) func() {
-		err := a.stopPod(ctx, pod, v, a.gracePeriod(), nil)
+		err := a.stopPod(ctx, pod, v, grace, nil)
 		if err != nil {
 			a.log.Warn("could not stop containers of a dead sandbox", "error", err)
 		}
