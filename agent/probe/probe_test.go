@@ -28,7 +28,12 @@ func TestHTTP(t *testing.T) {
 		http.Redirect(w, r, "http://elsewhere.invalid/", http.StatusFound)
 	})
 	mux.HandleFunc("/here", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/bad", http.StatusFound) })
-	mux.HandleFunc("/slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	mux.HandleFunc("/slow", func(_ http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done()
+		// No answer, not even a late one: closing TLS is a conversation, in which
+		// the client could still hear it.
+		panic(http.ErrAbortHandler)
+	})
 	for _, scheme := range []string{"http", "https"} {
 		s := httptest.NewUnstartedServer(mux)
 		if scheme == "https" {
