@@ -4,10 +4,12 @@ import (
 	"knarr.dev/knarr/api/apps"
 	"knarr.dev/knarr/api/autoscaling"
 	"knarr.dev/knarr/api/batch"
+	"knarr.dev/knarr/api/certificates"
 	"knarr.dev/knarr/api/coordination"
 	"knarr.dev/knarr/api/core"
 	"knarr.dev/knarr/api/discovery"
 	"knarr.dev/knarr/api/events"
+	"knarr.dev/knarr/api/flowcontrol"
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/api/networking"
 	"knarr.dev/knarr/api/node"
@@ -47,9 +49,14 @@ func table() []*kind.Kind {
 		batch.CronJob(),
 		batch.Job(),
 
+		certificates.CertificateSigningRequest(),
+
 		coordination.Lease(),
 		discovery.EndpointSlice(),
 		events.Event(),
+
+		flowcontrol.FlowSchema(),
+		flowcontrol.PriorityLevelConfiguration(),
 
 		networking.Ingress(),
 		networking.IngressClass(),

@@ -63,7 +63,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 		writeError(w, r, err)
 		return
 	}
-	if info.Subresource == "status" && res.HasStatus {
+	if info.Subresource == "status" && res.HasStatus || info.Subresource != "" && res.Part(info.Subresource) != nil {
 		switch info.Verb {
 		case "get", "update", "patch":
 		default:

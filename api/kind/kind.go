@@ -98,6 +98,13 @@ type Subresource struct {
 	Name  string
 	GVK   schema.GroupVersionKind // of its body
 	Verbs []string
+
+	// Prepare, if set, makes this a way to change a part of the object, as status
+	// is: it carries over from old what a write may not change. The body is the
+	// whole object.
+	Prepare func(obj, old Object)
+	// Validate checks such a change.
+	Validate func(obj, old Object) field.ErrorList
 }
 
 // Scale maps a kind to autoscaling/v1 Scale. Selector may be nil.
@@ -121,6 +128,16 @@ func (k *Kind) GVR() schema.GroupVersionResource {
 // GroupResource returns the collection's name without version, for errors.
 func (k *Kind) GroupResource() schema.GroupResource {
 	return schema.GroupResource{Group: k.Group, Resource: k.Resource}
+}
+
+// Part returns the subresource that changes a part of the object, or nil.
+func (k *Kind) Part(name string) *Subresource {
+	for i := range k.Others {
+		if s := &k.Others[i]; s.Name == name && s.Prepare != nil {
+			return s
+		}
+	}
+	return nil
 }
 
 // StatusField returns the object's Status field, or the zero Value.

@@ -159,6 +159,10 @@ func (r *Registry) prepareUpdate(q *Request, obj, old kind.Object) {
 		} else if res.HasStatus {
 			kind.CopyStatus(obj, old.DeepCopyObject().(kind.Object))
 		}
+	default:
+		if part := res.Part(q.Subresource); part != nil {
+			part.Prepare(obj, old)
+		}
 	}
 	obj.SetUID(old.GetUID())
 	obj.SetName(old.GetName())
@@ -242,6 +246,10 @@ func (r *Registry) validateChange(q *Request, obj, old kind.Object) field.ErrorL
 	case q.Subresource == "status":
 		if res.ValidateStatus != nil {
 			errs = append(errs, res.ValidateStatus(obj, old)...)
+		}
+	case res.Part(q.Subresource) != nil:
+		if part := res.Part(q.Subresource); part.Validate != nil {
+			errs = append(errs, part.Validate(obj, old)...)
 		}
 	case q.Subresource != "" && q.Subresource != "scale":
 	case res.ValidateUpdate != nil:
