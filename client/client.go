@@ -93,7 +93,9 @@ type Interface interface {
 	Delete(ctx context.Context, k Key, opts metav1.DeleteOptions) error
 	// Cache returns the shared cache of a resource, starting it if needed. A
 	// field selector such as "spec.nodeName=a" restricts what a remote client
-	// transfers; the empty string means everything.
+	// transfers; the empty string means everything. Conjunctions are written with
+	// commas; metadata.namespace=a asks for that namespace alone. A cache that has
+	// lost its last subscriber may have stopped: ask for it anew.
 	Cache(r Resource, fieldSelector string) Cache
 	// Resources lists what the server serves now, CRDs included.
 	Resources(ctx context.Context) ([]ResourceInfo, error)

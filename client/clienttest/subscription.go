@@ -1,10 +1,10 @@
 package clienttest
 
 import (
-	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
 
 	"knarr.dev/knarr/client"
 )
@@ -66,15 +66,15 @@ func (s *subscription) stop() {
 }
 
 func matcher(selector string) func(client.Object) bool {
-	key, value, ok := strings.Cut(selector, "=")
-	switch {
-	case ok && key == "spec.nodeName":
-		return func(o client.Object) bool {
-			pod, isPod := o.(*corev1.Pod)
-			return isPod && pod.Spec.NodeName == value
-		}
-	case ok && key == "metadata.name":
-		return func(o client.Object) bool { return o.GetName() == value }
+	sel, err := fields.ParseSelector(selector)
+	if err != nil {
+		sel = fields.Nothing()
 	}
-	return func(client.Object) bool { return true }
+	return func(o client.Object) bool {
+		set := fields.Set{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
+		if pod, ok := o.(*corev1.Pod); ok {
+			set["spec.nodeName"] = pod.Spec.NodeName
+		}
+		return sel.Matches(set)
+	}
 }
