@@ -14,13 +14,11 @@ import (
 // cluster is the knarr under test.
 type cluster struct {
 	knarr, config, kubeconfig string
+	nodes                     int
 	proc                      *exec.Cmd
 	exited                    chan struct{}
 	log                       *os.File
 }
-
-// nodes: one spec demands two.
-const nodes = 2
 
 // name of the instance, so that another knarr on this machine is left alone.
 const instance = "conform"
@@ -30,20 +28,23 @@ func startCluster(ctx context.Context, o options, images string) (*cluster, erro
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	c := &cluster{knarr: o.knarr, config: filepath.Join(dir, "config.yaml"), kubeconfig: filepath.Join(dir, "kubeconfig"), exited: make(chan struct{})}
+	c := &cluster{knarr: o.knarr, config: filepath.Join(dir, "config.yaml"), kubeconfig: filepath.Join(dir, "kubeconfig"), nodes: o.nodes, exited: make(chan struct{})}
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
+	more := ""
+	if o.nodes > 1 {
+		more = fmt.Sprintf("nodes: %d\n", o.nodes)
+	}
 	conf := fmt.Sprintf(`name: %s
 dataDir: %s/data
 runDir: %[2]s/run
-nodes: %d
-api: {listen: ":%d", kubeconfig: %q}
+%sapi: {listen: ":%d", kubeconfig: %q}
 node: {listen: ":%d"}
 registries:
   %s: {mirrors: [%q], plainHTTP: true}
-`, instance, dir, nodes, ports[0], c.kubeconfig, ports[1], mirrored, "http://"+images)
+`, instance, dir, more, ports[0], c.kubeconfig, ports[1], mirrored, "http://"+images)
 	if err := os.WriteFile(c.config, []byte(conf), 0o600); err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (c *cluster) ready(ctx context.Context) error {
 	for tick := time.NewTicker(200 * time.Millisecond); ; {
 		out, err := exec.CommandContext(ctx, c.knarr, "kubectl", "--kubeconfig", c.kubeconfig, "wait", "--for=condition=Ready", "node", "--all", "--timeout=30s").CombinedOutput()
 		count, _ := exec.CommandContext(ctx, c.knarr, "kubectl", "--kubeconfig", c.kubeconfig, "get", "nodes", "-o", "name").Output()
-		if err == nil && lines(count) >= nodes {
+		if err == nil && lines(count) >= c.nodes {
 			step("%d nodes are ready", lines(count))
 			return nil
 		}

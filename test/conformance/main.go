@@ -24,7 +24,7 @@ import (
 type options struct {
 	focus, skip, sig string
 	quick            bool
-	procs            int
+	procs, nodes     int
 	knarr            string
 	table            string
 	cache            string
@@ -38,6 +38,7 @@ func main() {
 	flag.StringVar(&o.sig, "sig", "", "run the specs of these groups: api-machinery, or several separated by |")
 	flag.BoolVar(&o.quick, "quick", false, "run the fixed subset of continuous integration")
 	flag.IntVar(&o.procs, "procs", 6, "specs that run at a time")
+	flag.IntVar(&o.nodes, "nodes", 2, "nodes of the cluster; one spec demands two")
 	flag.StringVar(&o.knarr, "knarr", "../../bin/knarr", "the binary to test")
 	flag.StringVar(&o.table, "table", "", "file to note the outcomes in, such as ../../docs/conformance.md; empty: none")
 	flag.StringVar(&o.cache, "cache", "../../.cache/conformance", "folder of built programs and of the run's output")

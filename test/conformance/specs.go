@@ -130,8 +130,8 @@ func runPart(ctx context.Context, t tools, c *cluster, part string, specs []spec
 	report := part + ".json"
 	args := []string{
 		"--procs=" + strconv.Itoa(min(procs, len(specs))), "--no-color", "--timeout=3h", "--silence-skips", "--output-dir=" + dir, "--json-report=" + report,
-		"--focus=^(" + strings.Join(names, "|") + ")$", t.path("e2e.test"), "--",
-		"--provider=skeleton", "--kubeconfig=" + c.kubeconfig, "--kubectl-path=" + t.path("kubectl"), fmt.Sprintf("--num-nodes=%d", nodes),
+		"--focus= (" + strings.Join(names, "|") + ")$", t.path("e2e.test"), "--",
+		"--provider=skeleton", "--kubeconfig=" + c.kubeconfig, "--kubectl-path=" + t.path("kubectl"), fmt.Sprintf("--num-nodes=%d", c.nodes),
 		"--allowed-not-ready-nodes=-1", "--disable-log-dump", "--delete-namespace-on-failure=true",
 	}
 	step("running %d %s specs, output in %s", len(specs), part, log.Name())
