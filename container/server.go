@@ -95,7 +95,7 @@ func (s *Server) open() (err error) {
 	if s.layers, err = snapshot.Open(s.cfg.Root); err != nil {
 		return err
 	}
-	s.images, err = image.Open(filepath.Join(s.cfg.Root, "images"), s.layers, s.cfg.Registries, s.cfg.Log, s.cfg.Now)
+	s.images, err = image.Open(filepath.Join(s.cfg.Root, "images"), s.layers, s.cfg.Registries, s.cfg.DialRegistry, s.cfg.Log, s.cfg.Now)
 	if err != nil {
 		return err
 	}

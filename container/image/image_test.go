@@ -94,7 +94,7 @@ func newStore(t *testing.T, r Registries) (*Store, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(filepath.Join(dir, "images"), layers, r, slog.New(slog.DiscardHandler), time.Now)
+	s, err := Open(filepath.Join(dir, "images"), layers, r, nil, slog.New(slog.DiscardHandler), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestPull(t *testing.T) {
 		t.Errorf("the old image is %+v, %v", i, err)
 	}
 	// What is on disk is what another process finds.
-	again, err := Open(filepath.Join(dir, "images"), s.layers, nil, slog.New(slog.DiscardHandler), time.Now)
+	again, err := Open(filepath.Join(dir, "images"), s.layers, nil, nil, slog.New(slog.DiscardHandler), time.Now)
 	if err != nil || len(again.List()) != 2 {
 		t.Errorf("read back: %v (%v)", again.List(), err)
 	}

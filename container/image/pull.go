@@ -128,7 +128,7 @@ func (s *Store) endpoint(r name.Reference, host string, auth authn.AuthConfig, p
 	if plain || isLoopback(host) {
 		opts = append(opts, name.Insecure) // https first, then http
 	}
-	e := endpoint{ref: r, auth: auth, transport: remote.DefaultTransport}
+	e := endpoint{ref: r, auth: auth, transport: s.transport}
 	if registry, err := name.NewRegistry(host, opts...); err == nil {
 		repo := registry.Repo(r.Context().RepositoryStr())
 		if d, ok := r.(name.Digest); ok {
@@ -138,13 +138,25 @@ func (s *Store) endpoint(r name.Reference, host string, auth authn.AuthConfig, p
 		}
 	}
 	if skipVerify {
-		if t, ok := remote.DefaultTransport.(*http.Transport); ok {
-			t = t.Clone()
-			t.TLSClientConfig = insecureTLS()
-			e.transport = t
-		}
+		t := s.transport.Clone()
+		t.TLSClientConfig = insecureTLS()
+		e.transport = t
 	}
 	return e
+}
+
+// transportBy is the library's, by way of dial.
+func transportBy(dial Dial) *http.Transport {
+	t, ok := remote.DefaultTransport.(*http.Transport)
+	if !ok {
+		t = &http.Transport{Proxy: http.ProxyFromEnvironment}
+	}
+	if dial == nil {
+		return t
+	}
+	t = t.Clone()
+	t.DialContext = dial
+	return t
 }
 
 // isLoopback tells hosts that are this machine, for which plain HTTP is fine.

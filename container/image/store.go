@@ -1,10 +1,13 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sort"
@@ -22,6 +25,7 @@ type Store struct {
 	dir        string
 	layers     *snapshot.Store
 	registries Registries
+	transport  *http.Transport
 	log        *slog.Logger
 	now        func() time.Time
 
@@ -32,10 +36,13 @@ type Store struct {
 	leases map[string]int
 }
 
+// Dial connects to a registry; nil stands for this process' own network.
+type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
 // Open reads the images in dir.
-func Open(dir string, layers *snapshot.Store, registries Registries, log *slog.Logger, now func() time.Time) (*Store, error) {
+func Open(dir string, layers *snapshot.Store, registries Registries, dial Dial, log *slog.Logger, now func() time.Time) (*Store, error) {
 	s := &Store{
-		dir: dir, layers: layers, registries: registries, log: log, now: now,
+		dir: dir, layers: layers, registries: registries, transport: transportBy(dial), log: log, now: now,
 		images: map[string]*Image{}, pulls: map[string]*pull{}, leases: map[string]int{},
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
