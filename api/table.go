@@ -1,6 +1,7 @@
 package api
 
 import (
+	"knarr.dev/knarr/api/admissionregistration"
 	"knarr.dev/knarr/api/apps"
 	"knarr.dev/knarr/api/autoscaling"
 	"knarr.dev/knarr/api/batch"
@@ -36,6 +37,17 @@ func table() []*kind.Kind {
 		core.Secret(),
 		core.ServiceAccount(),
 		core.Service(),
+
+		admissionregistration.MutatingAdmissionPolicy(),
+		admissionregistration.MutatingAdmissionPolicyBinding(),
+		admissionregistration.MutatingWebhookConfiguration(),
+		admissionregistration.ValidatingAdmissionPolicy(),
+		admissionregistration.ValidatingAdmissionPolicyBinding(),
+		admissionregistration.ValidatingWebhookConfiguration(),
+		admissionregistration.MutatingAdmissionPolicyV1beta1(),
+		admissionregistration.MutatingAdmissionPolicyBindingV1beta1(),
+		admissionregistration.ValidatingAdmissionPolicyV1beta1(),
+		admissionregistration.ValidatingAdmissionPolicyBindingV1beta1(),
 
 		apps.ControllerRevision(),
 		apps.DaemonSet(),
