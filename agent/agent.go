@@ -52,8 +52,14 @@ type Config struct {
 	// LogRoot holds container logs: <ns>_<name>_<uid>/<container>/<restart>.log.
 	LogRoot string
 	// CgroupRoot is the parent of all pods' cgroups; default /kubepods.
-	CgroupRoot    string
-	NodeIPs       []netip.Addr
+	CgroupRoot string
+	NodeIPs    []netip.Addr
+	// PodCIDR is the node's pod range, for its spec; invalid: none is told.
+	PodCIDR netip.Prefix
+	// EachObject follows the ConfigMaps and Secrets that the node's pods name one
+	// by one, as a node that may read no others must. Else all are followed, which
+	// costs nothing where the client shares the server's memory.
+	EachObject    bool
 	ClusterDNS    []netip.Addr
 	ClusterDomain string // default cluster.local
 	MaxPods       int    // default 110
@@ -104,11 +110,11 @@ func New(cfg Config) (*Agent, error) {
 		capacity[k] = v
 	}
 	a.node = node.New(node.Config{
-		Name: cfg.NodeName, Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, IPs: ips, Labels: cfg.NodeLabels,
+		Name: cfg.NodeName, Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, IPs: ips, PodCIDR: cfg.PodCIDR, Labels: cfg.NodeLabels,
 		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Root: cfg.Root,
 		Clock: cfg.Clock, Log: cfg.Log,
 	})
-	a.objects = newObjects(cfg.Client)
+	a.objects = newObjects(cfg.Client, cfg.EachObject)
 	a.deps = &pod.Deps{
 		Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, Images: images.New(cfg.CRI, cfg.Clock),
 		Volumes: volumes.New(volumes.Config{Root: cfg.Root, NodeName: cfg.NodeName, Client: cfg.Client, Objects: a.objects,

@@ -32,6 +32,7 @@ type pods struct {
 	deps  *pod.Deps
 	node  string
 	cache client.Cache
+	names *objects // what pods refer to
 
 	mu     sync.Mutex
 	ctx    context.Context
@@ -49,7 +50,7 @@ func newPods(d *pod.Deps, node string) *pods {
 
 // run adopts what the runtime has, then follows API and runtime until ctx ends.
 func (p *pods) run(ctx context.Context, o *objects) error {
-	p.ctx = ctx
+	p.ctx, p.names = ctx, o
 	defer p.wg.Wait()
 	if err := p.cache.WaitSynced(ctx); err != nil {
 		return fmt.Errorf("wait for the node's pods: %w", err)
@@ -57,11 +58,8 @@ func (p *pods) run(ctx context.Context, o *objects) error {
 	if err := p.adopt(ctx); err != nil {
 		return err
 	}
-	cancel := p.cache.Subscribe(p.changed)
-	defer cancel()
-	for _, c := range []client.Cache{o.configMaps, o.secrets} {
-		defer c.Subscribe(p.objectChanged)()
-	}
+	defer o.follow(p.objectChanged)()
+	defer p.cache.Subscribe(p.changed)()
 	p.orphans(ctx)
 	return p.follow(ctx)
 }
@@ -113,6 +111,7 @@ func (p *pods) changed(ev client.Event) {
 		return
 	}
 	uid := string(obj.UID)
+	p.names.hold(obj)
 	p.mu.Lock()
 	a := p.actors[uid]
 	if a == nil && p.ctx.Err() == nil {
@@ -133,6 +132,7 @@ func (p *pods) start(uid string, a *pod.Actor) {
 	p.actors[uid] = a
 	p.wg.Go(func() {
 		a.Run(p.ctx)
+		p.names.release(types.UID(uid))
 		p.mu.Lock()
 		delete(p.actors, uid)
 		p.mu.Unlock()

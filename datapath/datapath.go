@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -43,6 +44,9 @@ type Config struct {
 	PinDir string
 	// CgroupRoot is the cgroup2 directory whose processes see services; empty: the first cgroup2 mount.
 	CgroupRoot string
+	// Cgroup is a group below CgroupRoot whose processes alone see services, for several nodes on one machine; it is
+	// created. Empty: CgroupRoot itself.
+	Cgroup string
 	// NodeAddrs are the addresses at which node ports answer; empty: all of the node, as they come and go.
 	NodeAddrs []netip.Addr
 	// MTU of pod links; zero: that of the link with the default route, or 1500.
@@ -106,6 +110,12 @@ func Open(ctx context.Context, cfg Config) (*Datapath, error) {
 			return nil, err
 		}
 		cfg.CgroupRoot = root
+	}
+	if cfg.Cgroup != "" {
+		cfg.CgroupRoot = filepath.Join(cfg.CgroupRoot, cfg.Cgroup)
+		if err := os.MkdirAll(cfg.CgroupRoot, 0o755); err != nil {
+			return nil, fmt.Errorf("control group whose processes see services: %w", err)
+		}
 	}
 	nl, err := netlink.NewHandle()
 	if err != nil {
@@ -182,5 +192,9 @@ func (d *Datapath) Destroy(ctx context.Context) error {
 		errs = append(errs, d.kernel.Destroy())
 	}
 	errs = append(errs, d.destroyTable(), d.destroyHost(ctx), unmountBPF(d.cfg.PinDir))
+	if d.cfg.Cgroup != "" {
+		// Whoever put processes there may have removed it, or still needs it.
+		_ = os.Remove(d.cfg.CgroupRoot)
+	}
 	return errors.Join(errs...)
 }

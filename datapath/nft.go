@@ -258,7 +258,8 @@ func (b *table) service(chain *nftables.Chain, s spec.Service) {
 	}
 }
 
-// leaving gives packets the node's address where the answer could not find back: pods that talk to the world, and
+// leaving gives packets the node's address where the answer could not find back: pods that talk to the world, also
+// those of other nodes whose way leads through this one, and
 // clients of the world that were sent to a backend on another node. Clients sent to a pod of this node keep theirs.
 func (b *table) leaving() {
 	post := b.c.AddChain(&nftables.Chain{
@@ -275,7 +276,7 @@ func (b *table) leaving() {
 	}
 	redirected = append(redirected, match(daddr(reg0), b.d.cfg.PodCIDR, expr.CmpOpNeq)...)
 	b.rule(post, append(redirected, &expr.Masq{})...)
-	out := match(saddr(reg0), b.d.cfg.PodCIDR, expr.CmpOpEq)
+	out := match(saddr(reg0), b.d.cfg.ClusterCIDR, expr.CmpOpEq)
 	out = append(out, match(daddr(reg0), b.d.cfg.ClusterCIDR, expr.CmpOpNeq)...)
 	b.rule(post, append(out, &expr.Masq{})...)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"runtime"
 	"sync"
 	"time"
@@ -44,6 +45,7 @@ type Config struct {
 	CRI      *cri.Client
 	Recorder client.Recorder
 	IPs      []string
+	PodCIDR  netip.Prefix // of the node's pods; invalid: the spec is left to others
 	Labels   map[string]string
 	Capacity corev1.ResourceList
 	MaxPods  int
@@ -184,6 +186,9 @@ func (r *Reporter) register(ctx context.Context, status corev1.NodeStatus) error
 	}
 	maps.Copy(labels, r.cfg.Labels)
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.cfg.Name, Labels: labels}, Status: r.merge(&corev1.Node{}, status)}
+	if r.cfg.PodCIDR.IsValid() {
+		n.Spec.PodCIDR, n.Spec.PodCIDRs = r.cfg.PodCIDR.String(), []string{r.cfg.PodCIDR.String()}
+	}
 	n.Annotations = map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
 	obj, err := r.cfg.Client.Create(ctx, r.key(), n)
 	if err == nil {
@@ -203,14 +208,21 @@ func (r *Reporter) register(ctx context.Context, status corev1.NodeStatus) error
 			missing[k] = v
 		}
 	}
+	change := map[string]any{}
 	if len(missing) > 0 {
-		data, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": missing}})
+		change["metadata"] = map[string]any{"labels": missing}
+	}
+	if r.cfg.PodCIDR.IsValid() && have.Spec.PodCIDR == "" {
+		change["spec"] = map[string]any{"podCIDR": r.cfg.PodCIDR.String(), "podCIDRs": []string{r.cfg.PodCIDR.String()}}
+	}
+	if len(change) > 0 {
+		data, err := json.Marshal(change)
 		if err != nil {
 			return err
 		}
 		obj, err := r.cfg.Client.Patch(ctx, r.key(), client.Patch{Type: types.MergePatchType, Data: data})
 		if err != nil {
-			return fmt.Errorf("label node %s: %w", r.cfg.Name, err)
+			return fmt.Errorf("bring node %s up to date: %w", r.cfg.Name, err)
 		}
 		return r.adopt(obj)
 	}
