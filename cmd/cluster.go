@@ -1,8 +1,8 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,18 +20,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/utils/clock"
 	"sigs.k8s.io/yaml"
 
-	"knarr.dev/knarr/agent"
-	"knarr.dev/knarr/agent/network"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/bootstrap"
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/container"
 	"knarr.dev/knarr/container/image"
-	"knarr.dev/knarr/cri"
 	"knarr.dev/knarr/datapath"
 	"knarr.dev/knarr/dns"
 	"knarr.dev/knarr/store"
@@ -48,11 +43,9 @@ type cluster struct {
 	log *slog.Logger
 
 	control *controlPlane
-	data    *datapath.Datapath
-	runtime *container.Server
-	agent   net.Listener
-	criSock net.Listener
+	node    *node
 	dns     *dns.Server
+	further []*furtherNode
 	stopDNS func()
 }
 
@@ -63,9 +56,12 @@ func (c *Config) logRoot() string       { return filepath.Join(c.DataDir, "logs"
 func (c *Config) pidFile() string       { return filepath.Join(c.RunDir, "knarr.pid") }
 func (c *Config) startedFile() string   { return filepath.Join(c.RunDir, "config.yaml") }
 
+// group is the control group of the instance's containers.
+func (c *Config) group() string { return cmp.Or(c.Group, c.Name) }
+
 func (c *Config) datapathConfig(log *slog.Logger) datapath.Config {
 	return datapath.Config{
-		Name: c.Name, PodCIDR: netip.MustParsePrefix(c.Network.NodePodCIDR), ClusterCIDR: netip.MustParsePrefix(c.Network.PodCIDR),
+		Name: c.Name, Cgroup: c.Group, PodCIDR: netip.MustParsePrefix(c.Network.NodePodCIDR), ClusterCIDR: netip.MustParsePrefix(c.Network.PodCIDR),
 		ServiceCIDR: netip.MustParsePrefix(c.Network.ServiceCIDR), Run: filepath.Join(c.RunDir, "datapath"), Log: log,
 	}
 }
@@ -77,7 +73,7 @@ func (c *Config) containerConfig(nw container.Network, log *slog.Logger) contain
 			Auth: authn.AuthConfig{Username: r.Username, Password: r.Password}}
 	}
 	return container.Config{
-		Root: c.containerRoot(), Run: filepath.Join(c.RunDir, "containers"), CgroupParent: c.Name,
+		Root: c.containerRoot(), Run: filepath.Join(c.RunDir, "containers"), CgroupParent: c.group(),
 		Network: nw, StreamAddr: "127.0.0.1:0", Registries: regs, Log: log,
 	}
 }
@@ -109,27 +105,10 @@ func openCluster(ctx context.Context, cfg *Config, log *slog.Logger) (c *cluster
 	if c.control, err = openControlPlane(ctx, cfg, log); err != nil {
 		return nil, err
 	}
-	if c.agent, err = listen("node.listen", cfg.Node.Listen); err != nil {
+	if c.node, err = openNode(ctx, cfg, nil, log); err != nil {
 		return nil, err
 	}
-	// From here on something is made that "down" must find.
-	if err = cfg.noteStart(); err != nil {
-		return nil, err
-	}
-	var g errgroup.Group
-	g.Go(func() (err error) {
-		if c.data, err = datapath.Open(ctx, cfg.datapathConfig(log)); err != nil {
-			return fmt.Errorf("data path: %w", err)
-		}
-		if c.runtime, err = container.New(ctx, cfg.containerConfig(c.data, log)); err != nil {
-			return fmt.Errorf("container runtime: %w", err)
-		}
-		if c.criSock, err = listenUnix(cfg.criSocket()); err != nil {
-			return err
-		}
-		return c.detachStale(ctx)
-	})
-	if err := g.Wait(); err != nil {
+	if c.further, err = openFurther(ctx, cfg, c.control, c.node.data.Gateway(), log); err != nil {
 		return nil, err
 	}
 	if err := c.openDNS(); err != nil {
@@ -138,49 +117,10 @@ func openCluster(ctx context.Context, cfg *Config, log *slog.Logger) (c *cluster
 	return c, nil
 }
 
-// listenUnix binds a socket path; one that a dead process left is replaced.
-func listenUnix(path string) (net.Listener, error) {
-	if conn, err := net.Dial("unix", path); err == nil {
-		conn.Close()
-		return nil, fmt.Errorf("%s is in use by another knarr: stop it or choose another --run-dir", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("CRI socket: %w", err)
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("CRI socket: %w", err)
-	}
-	// A dying process must leave the path to its successor, and a closing one
-	// must not remove its successor's.
-	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	return l, os.Chmod(path, 0o600)
-}
-
-// detachStale gives back the links of sandboxes that ended while nobody looked.
-func (c *cluster) detachStale(ctx context.Context) error {
-	list, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
-	if err != nil {
-		return fmt.Errorf("container runtime: %w", err)
-	}
-	live := map[string]bool{}
-	for _, s := range list.Items {
-		live[s.Id] = true
-	}
-	for id := range c.data.Attached() {
-		if !live[id] {
-			if err := c.data.Detach(ctx, id); err != nil {
-				return fmt.Errorf("data path: detach sandbox %s: %w", id, err)
-			}
-		}
-	}
-	return nil
-}
-
 func (c *cluster) openDNS() (err error) {
 	var src *dnsSource
 	src, c.stopDNS = newDNSSource(c.control.local.As(auth.Component("system:knarr:dns", auth.GroupMasters)))
-	c.dns, err = dns.New(dns.Config{Domain: c.cfg.Network.Domain, Addrs: []string{netip.AddrPortFrom(c.data.Gateway(), 53).String()}, Source: src, Log: c.log})
+	c.dns, err = dns.New(dns.Config{Domain: c.cfg.Network.Domain, Addrs: []string{netip.AddrPortFrom(c.node.data.Gateway(), 53).String()}, Source: src, Log: c.log})
 	if err != nil {
 		return fmt.Errorf("cluster DNS: %w", err)
 	}
@@ -190,20 +130,8 @@ func (c *cluster) openDNS() (err error) {
 // close lets go of everything; containers, their network and logs go on.
 func (c *cluster) close() {
 	c.stopDNS()
-	if c.runtime != nil {
-		if err := c.runtime.Close(); err != nil {
-			c.log.Warn("close the container runtime", "error", err)
-		}
-	}
-	for _, l := range []net.Listener{c.criSock, c.agent} {
-		if l != nil {
-			l.Close()
-		}
-	}
-	if c.data != nil {
-		if err := c.data.Close(); err != nil {
-			c.log.Warn("close the data path", "error", err)
-		}
+	if c.node != nil {
+		c.node.close()
 	}
 	if c.control != nil {
 		c.control.close()
@@ -235,11 +163,15 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 		g.Go(func() error { return store.CompactEvery(ctx, cp.store, compactEvery, c.log) })
 	}
 	api := cp.listener.Addr().(*net.TCPAddr)
+	usable := make(chan struct{}) // the further nodes start meanwhile
+	for _, n := range c.further {
+		g.Go(func() error { return n.run(ctx, usable) })
+	}
 	cp.server.Await("bootstrap")
 	err := bootstrap.Run(ctx, cp.registry, bootstrap.Cluster{
 		ServiceIP: netip.MustParsePrefix(c.cfg.Network.ServiceCIDR).Masked().Addr().Next(),
 		Endpoint:  netip.AddrPortFrom(c.apiAddress(), uint16(api.Port)),
-		DNSIP:     c.cfg.clusterDNS(), DNS: netip.AddrPortFrom(c.data.Gateway(), 53),
+		DNSIP:     c.cfg.clusterDNS(), DNS: netip.AddrPortFrom(c.node.data.Gateway(), 53),
 		Controllers: controllerRules(c.controllers()),
 	})
 	cp.server.Ready("bootstrap", err)
@@ -249,6 +181,7 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 	if err := writeKubeconfig(adminKubeconfig(c.cfg.DataDir), c.cfg.API.Kubeconfig, c.cfg.Name, cp.serverURL(), cp.ca, cp.admin); err != nil {
 		return c.ended(ctx, g, err)
 	}
+	close(usable)
 	if err := c.runNode(ctx, g); err != nil {
 		return c.ended(ctx, g, err)
 	}
@@ -273,45 +206,19 @@ func (c *cluster) apiAddress() netip.Addr {
 	if ip := netip.MustParseAddr(c.cfg.Node.IP); !ip.IsLoopback() {
 		return ip
 	}
-	return c.data.Gateway()
+	return c.node.data.Gateway()
 }
 
-// recorder returns a component's event recorder and runs it.
-func (c *cluster) recorder(ctx context.Context, g *errgroup.Group, cl client.Interface, component, host string) client.Recorder {
-	ev := client.NewEvents(cl, component, host, kindOf, time.Now, c.log)
-	g.Go(func() error { return ev.Run(ctx) })
-	return ev
-}
-
-// runNode starts the runtime's service, the agent and the data path's feeder.
+// runNode runs the first node.
 func (c *cluster) runNode(ctx context.Context, g *errgroup.Group) error {
-	g.Go(func() error { return c.runtime.Serve(ctx, c.criSock) })
-	conn, err := cri.Dial(c.cfg.criSocket())
+	user := auth.UserNode + c.cfg.Node.Name
+	pair, err := nodeCertificate(c.control.ca, c.cfg, net.IPv4(127, 0, 0, 1))
 	if err != nil {
 		return err
 	}
-	context.AfterFunc(ctx, func() { conn.Close() })
-	node := c.control.local.As(auth.Component(auth.UserNode+c.cfg.Node.Name, auth.GroupNodes))
-	nw := network.New(network.Config{NodeName: c.cfg.Node.Name, Client: node, Dataplane: c.data, Clock: clock.RealClock{}, Log: c.log})
-	pair, err := c.control.ca.Server(auth.UserNode+c.cfg.Node.Name, []string{auth.GroupNodes}, []string{c.cfg.Node.Name}, []net.IP{net.ParseIP(c.cfg.Node.IP), net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		return err
-	}
-	a, err := agent.New(agent.Config{
-		NodeName: c.cfg.Node.Name, Client: node, CRI: conn, Recorder: c.recorder(ctx, g, node, "kubelet", c.cfg.Node.Name),
-		Root: filepath.Join(c.cfg.DataDir, "agent"), LogRoot: c.cfg.logRoot(),
-		NodeIPs: []netip.Addr{netip.MustParseAddr(c.cfg.Node.IP)}, ClusterDNS: []netip.Addr{c.cfg.clusterDNS()}, ClusterDomain: c.cfg.Network.Domain,
-		CgroupRoot: "/" + c.cfg.Name + "/kubepods", MaxPods: c.cfg.Node.MaxPods, NodeLabels: c.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
-		Listen:    c.agent,
-		TLS:       &tls.Config{Certificates: []tls.Certificate{pair.TLS}, ClientCAs: c.control.ca.Pool(), ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12},
-		Authorize: c.authorizeAgent, Clock: clock.RealClock{}, Log: c.log,
+	return c.node.run(ctx, g, access{
+		client: c.control.local.As(auth.Component(user, auth.GroupNodes)), serving: pair.TLS, clients: c.control.ca.Pool(), authorize: c.authorizeAgent,
 	})
-	if err != nil {
-		return err
-	}
-	g.Go(func() error { return nw.Run(ctx) })
-	g.Go(func() error { return a.Run(ctx) })
-	return nil
 }
 
 // authorizeAgent lets those use the kubelet API who may use the node's
@@ -331,16 +238,22 @@ func (c *cluster) authorizeAgent(r *http.Request) error {
 	return nil
 }
 
-// whenReady calls ready when the cluster can be used: the node is Ready, and the
+// whenReady calls ready when the cluster can be used: all nodes are Ready, and the
 // namespace "default" has what every pod needs.
 func (c *cluster) whenReady(ctx context.Context, ready func()) error {
 	cl := c.control.local.As(auth.Component("system:knarr:up", auth.GroupMasters))
+	isReady := func(o client.Object) bool { return nodeReady(o.(*corev1.Node)) }
+	for _, n := range c.further {
+		if !await(ctx, cl.Cache(client.Nodes, "metadata.name="+n.cfg.Node.Name), isReady) {
+			return nil
+		}
+	}
 	for _, wanted := range []struct {
 		resource client.Resource
 		name     string
 		done     func(client.Object) bool
 	}{
-		{client.Nodes, c.cfg.Node.Name, func(o client.Object) bool { return nodeReady(o.(*corev1.Node)) }},
+		{client.Nodes, c.cfg.Node.Name, isReady},
 		{client.ServiceAccounts, "default", func(o client.Object) bool { return o.GetNamespace() == "default" }},
 		{client.ConfigMaps, "kube-root-ca.crt", func(o client.Object) bool { return o.GetNamespace() == "default" }},
 	} {

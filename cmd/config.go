@@ -25,11 +25,18 @@ type Config struct {
 	RunDir  string `json:"runDir"`
 	// LogLevel is debug, info, warn or error.
 	LogLevel string `json:"logLevel"`
+	// Nodes is how many nodes this machine plays; those beside the first are
+	// processes in network namespaces of their own.
+	Nodes int `json:"nodes"`
+	// Group is the control group of the containers; empty: Name. Services reach
+	// the processes in it alone.
+	Group string `json:"group,omitempty"`
 
 	API     APIConfig     `json:"api"`
 	Store   StoreConfig   `json:"store"`
 	Node    NodeConfig    `json:"node"`
 	Network NetworkConfig `json:"network"`
+	Join    JoinConfig    `json:"join,omitzero"`
 	// Registries configures image registries by host.
 	Registries map[string]RegistryConfig `json:"registries,omitempty"`
 }
@@ -61,6 +68,19 @@ type NodeConfig struct {
 	MaxPods int               `json:"maxPods"`
 	// Listen is where the agent serves logs and exec to the API server.
 	Listen string `json:"listen"`
+}
+
+// JoinConfig is how a node that runs without a control plane reaches its cluster:
+// by a kubeconfig, or by server, authority and token.
+type JoinConfig struct {
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+	Server     string `json:"server,omitempty"`
+	CAFile     string `json:"caFile,omitempty"`
+	TokenFile  string `json:"tokenFile,omitempty"`
+	// CertFile and KeyFile serve the kubelet API; empty: the client certificate
+	// does, which must be good for both.
+	CertFile string `json:"certFile,omitempty"`
+	KeyFile  string `json:"keyFile,omitempty"`
 }
 
 // NetworkConfig is the data path's part.
@@ -95,7 +115,7 @@ func defaultConfig() *Config {
 		host = "knarr"
 	}
 	return &Config{
-		Name: "knarr", DataDir: defaultDataDir, RunDir: defaultRunDir, LogLevel: "info",
+		Name: "knarr", DataDir: defaultDataDir, RunDir: defaultRunDir, LogLevel: "info", Nodes: 1,
 		API:     APIConfig{Listen: ":6443", Kubeconfig: defaultKubeconfig()},
 		Node:    NodeConfig{Name: strings.ToLower(host), IP: hostIP(), MaxPods: 110, Listen: ":10250"},
 		Network: NetworkConfig{PodCIDR: "10.244.0.0/16", NodePodCIDR: "10.244.0.0/24", ServiceCIDR: "10.96.0.0/16", Domain: "cluster.local", NodePorts: "30000-32767"},
@@ -173,6 +193,11 @@ func (c *Config) validate() error {
 		if p, err := netip.ParsePrefix(v); err != nil || !p.Addr().Is4() || p.Bits() > 28 {
 			bad(path, v, "must be an IPv4 prefix of at most 28 bits, such as 10.244.0.0/16")
 		}
+	}
+	if c.Nodes < 1 || c.Nodes > maxNodes {
+		errs = append(errs, field.Invalid(field.NewPath("nodes"), c.Nodes, fmt.Sprintf("must be 1 to %d", maxNodes)))
+	} else if _, err := c.nodeRanges(); len(errs) == 0 && err != nil {
+		bad("network.podCIDR", c.Network.PodCIDR, err.Error())
 	}
 	var lo, hi int32
 	if n, err := fmt.Sscanf(c.Network.NodePorts, "%d-%d", &lo, &hi); n != 2 || err != nil || lo < 1 || hi > 65535 || lo > hi {

@@ -50,11 +50,11 @@ func debugCommand() *cobra.Command {
 // runControllers starts the controllers and the scheduler.
 func (c *cluster) runControllers(ctx context.Context, g *errgroup.Group) {
 	cm := c.control.local.As(auth.Component("system:kube-controller-manager"))
-	rec := c.recorder(ctx, g, cm, "controllers", "")
+	rec := recorder(ctx, g, cm, "controllers", "", c.log)
 	g.Go(func() error {
 		return engine.Run(ctx, cm, rec, clock.RealClock{}, c.log, c.controllers())
 	})
 	sc := c.control.local.As(auth.Component("system:kube-scheduler"))
-	s := scheduler.New(scheduler.Config{Client: sc, Recorder: c.recorder(ctx, g, sc, "default-scheduler", ""), Clock: clock.RealClock{}, Log: c.log})
+	s := scheduler.New(scheduler.Config{Client: sc, Recorder: recorder(ctx, g, sc, "default-scheduler", "", c.log), Clock: clock.RealClock{}, Log: c.log})
 	g.Go(func() error { return s.Run(ctx) })
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/container"
@@ -46,6 +47,13 @@ func down(ctx context.Context, cfg *Config, keepData bool, out io.Writer) error 
 		return err
 	}
 	if _, err := os.Stat(cfg.RunDir); err == nil {
+		var g errgroup.Group
+		for _, name := range cfg.startedNodes() {
+			g.Go(func() error { return cfg.downNode(ctx, name, keepData) })
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
 		if err := destroyNode(ctx, cfg, log); err != nil {
 			return err
 		}

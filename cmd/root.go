@@ -49,6 +49,7 @@ func rootCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		upCommand(),
+		agentCommand(),
 		statusCommand(),
 		downCommand(),
 		kubectlCommand(),
@@ -74,7 +75,9 @@ func instanceFlags(c *cobra.Command) (load func() (*Config, error)) {
 	f.StringVar(&set.DataDir, "data-dir", d.DataDir, "what survives a reboot")
 	f.StringVar(&set.RunDir, "run-dir", d.RunDir, "sockets and other volatile state")
 	f.StringVar(&set.LogLevel, "log-level", d.LogLevel, "debug, info, warn or error")
-	f.StringVar(&set.API.Kubeconfig, "kubeconfig", d.API.Kubeconfig, "kubeconfig to merge access into; empty: none")
+	if kubeconfig := "kubeconfig"; f.Lookup(kubeconfig) == nil {
+		f.StringVar(&set.API.Kubeconfig, kubeconfig, d.API.Kubeconfig, "kubeconfig to merge access into; empty: none")
+	}
 	override := func(cfg *Config) {
 		for name, apply := range map[string]func(){
 			"name":       func() { cfg.Name = set.Name },

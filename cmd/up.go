@@ -36,6 +36,7 @@ up again. "knarr down" removes everything.`,
 	pods := f.String("pod-cidr", d.Network.PodCIDR, "addresses of pods")
 	services := f.String("service-cidr", d.Network.ServiceCIDR, "addresses of services")
 	node := f.String("node-name", d.Node.Name, "name of this node")
+	nodes := f.Int("nodes", d.Nodes, "nodes that this machine plays; those beside the first are named NODE-NAME-2 and so on")
 	etcd := f.StringSlice("etcd-servers", nil, "endpoints of an etcd to use instead of the built-in one")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, err := load()
@@ -48,6 +49,7 @@ up again. "knarr down" removes everything.`,
 			"pod-cidr":     func() { cfg.Network.PodCIDR, cfg.Network.NodePodCIDR = *pods, firstNodeCIDR(*pods) },
 			"service-cidr": func() { cfg.Network.ServiceCIDR = *services },
 			"node-name":    func() { cfg.Node.Name = *node },
+			"nodes":        func() { cfg.Nodes = *nodes },
 			"etcd-servers": func() { cfg.Store.Endpoints = *etcd },
 		} {
 			if f.Changed(name) {
@@ -94,7 +96,7 @@ func up(parent context.Context, cfg *Config, out io.Writer) error {
 	defer c.close()
 	defer os.Remove(cfg.pidFile())
 	return c.run(ctx, func() {
-		fmt.Fprintf(out, "node %s is ready after %d ms\n\n%s", cfg.Node.Name, time.Since(start).Milliseconds(), nextSteps(cfg))
+		fmt.Fprintf(out, "%s ready after %d ms\n\n%s", cfg.nodeNames(), time.Since(start).Milliseconds(), nextSteps(cfg))
 		notifyReady()
 	})
 }
@@ -171,7 +173,7 @@ func detachUp(cfg *Config, out io.Writer) error {
 		err := child.Wait()
 		return fmt.Errorf("knarr ended before its node was ready (%v): %s", err, tail(logFile, before))
 	}
-	fmt.Fprintf(out, "node %s is ready after %d ms (process %d, log %s)\n\n%s", cfg.Node.Name, time.Since(start).Milliseconds(), child.Process.Pid, logFile, nextSteps(cfg))
+	fmt.Fprintf(out, "%s ready after %d ms (process %d, log %s)\n\n%s", cfg.nodeNames(), time.Since(start).Milliseconds(), child.Process.Pid, logFile, nextSteps(cfg))
 	return child.Process.Release()
 }
 

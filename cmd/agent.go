@@ -1,0 +1,240 @@
+package cmd
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/client"
+	"knarr.dev/knarr/client/remote"
+)
+
+func agentCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "agent",
+		Short: "Run this machine as a node of a cluster that runs elsewhere",
+		Long: `Run the node's part alone: agent, container runtime and data path. The API is
+reached with a kubeconfig, or with --server, --certificate-authority and
+--token-file, as the user system:node:NAME of the group system:nodes. Containers
+go on when it ends.`,
+		Args: cobra.NoArgs,
+	}
+	f := c.Flags()
+	d := defaultConfig()
+	kubeconfig := f.String("kubeconfig", "", "access to the API server")
+	load := instanceFlags(c)
+	server := f.String("server", "", "address of the API server; overrides the kubeconfig's")
+	ca := f.String("certificate-authority", "", "file with the certificate authority of the API server")
+	token := f.String("token-file", "", "file with a bearer token for the API server")
+	cert := f.String("tls-cert-file", "", "certificate of the agent's own server; empty: the client certificate")
+	key := f.String("tls-private-key-file", "", "key of tls-cert-file")
+	name := f.String("node-name", d.Node.Name, "name of this node")
+	ip := f.String("node-ip", d.Node.IP, "address of this node")
+	listen := f.String("node-listen", d.Node.Listen, "address of the node agent")
+	nodePods := f.String("node-pod-cidr", "", "addresses of this node's pods, within pod-cidr")
+	pods := f.String("pod-cidr", d.Network.PodCIDR, "addresses of the cluster's pods")
+	services := f.String("service-cidr", d.Network.ServiceCIDR, "addresses of services")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, err := load()
+		if err != nil {
+			return err
+		}
+		cfg.API.Kubeconfig = ""
+		for flag, apply := range map[string]func(){
+			"kubeconfig":            func() { cfg.Join.Kubeconfig = *kubeconfig },
+			"server":                func() { cfg.Join.Server = *server },
+			"certificate-authority": func() { cfg.Join.CAFile = *ca },
+			"token-file":            func() { cfg.Join.TokenFile = *token },
+			"tls-cert-file":         func() { cfg.Join.CertFile = *cert },
+			"tls-private-key-file":  func() { cfg.Join.KeyFile = *key },
+			"node-name":             func() { cfg.Node.Name = *name },
+			"node-ip":               func() { cfg.Node.IP = *ip },
+			"node-listen":           func() { cfg.Node.Listen = *listen },
+			"node-pod-cidr":         func() { cfg.Network.NodePodCIDR = *nodePods },
+			"pod-cidr":              func() { cfg.Network.PodCIDR = *pods },
+			"service-cidr":          func() { cfg.Network.ServiceCIDR = *services },
+		} {
+			if f.Changed(flag) {
+				apply()
+			}
+		}
+		if err := cfg.validate(); err != nil {
+			return err
+		}
+		if os.Geteuid() != 0 {
+			return errors.New("knarr agent must run as root: it makes namespaces, mounts and control groups")
+		}
+		ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		return runAgent(ctx, cfg, parentOf())
+	}
+	return c
+}
+
+// runAgent runs a node until ctx or its parent ends.
+func runAgent(ctx context.Context, cfg *Config, p *parent) error {
+	log := logger(cfg.LogLevel, os.Stderr)
+	ctx, stop := p.context(ctx)
+	defer stop()
+	for _, dir := range []string{cfg.DataDir, cfg.RunDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("create %s: %w", dir, err)
+		}
+	}
+	rc, err := cfg.Join.rest()
+	if err != nil {
+		return err
+	}
+	rc.Dial = p.dial()
+	acc, err := cfg.Join.serving(rc)
+	if err != nil {
+		return err
+	}
+	n, err := openNode(ctx, cfg, p.dial(), log)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	defer os.Remove(cfg.pidFile())
+	if !p.await(ctx) {
+		return nil
+	}
+	cl, err := remote.New(ctx, rc, log)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	acc.client, acc.remote = cl, true
+	acc.authorize = (&reviewer{client: cl, node: cfg.Node.Name, now: time.Now}).authorize
+	g, ctx := errgroup.WithContext(ctx)
+	if err := n.run(ctx, g, acc); err != nil {
+		g.Go(func() error { return err })
+	}
+	return g.Wait()
+}
+
+// rest is the access to the API.
+func (j *JoinConfig) rest() (*rest.Config, error) {
+	if j.Kubeconfig != "" {
+		rc, err := clientcmd.BuildConfigFromFlags(j.Server, j.Kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("join.kubeconfig %s: %w", j.Kubeconfig, err)
+		}
+		return rc, rest.LoadTLSFiles(rc)
+	}
+	if j.Server == "" || j.CAFile == "" {
+		return nil, errors.New("no way to the cluster: give --kubeconfig, or --server with --certificate-authority and --token-file")
+	}
+	rc := &rest.Config{Host: j.Server, BearerTokenFile: j.TokenFile, TLSClientConfig: rest.TLSClientConfig{CAFile: j.CAFile}}
+	if err := rest.LoadTLSFiles(rc); err != nil {
+		return nil, fmt.Errorf("join.caFile: %w", err)
+	}
+	return rc, nil
+}
+
+// serving is what the agent's own server shows, and whom it knows.
+func (j *JoinConfig) serving(rc *rest.Config) (acc access, err error) {
+	if j.CertFile != "" {
+		acc.serving, err = tls.LoadX509KeyPair(j.CertFile, j.KeyFile)
+	} else {
+		acc.serving, err = tls.X509KeyPair(rc.CertData, rc.KeyData)
+	}
+	if err != nil {
+		return acc, fmt.Errorf("certificate of the agent's server: %w: give --tls-cert-file and --tls-private-key-file", err)
+	}
+	acc.clients = x509.NewCertPool()
+	if !acc.clients.AppendCertsFromPEM(rc.CAData) {
+		return acc, errors.New("the cluster's certificate authority is missing: give it in the kubeconfig or with --certificate-authority")
+	}
+	return acc, nil
+}
+
+// How long the API's verdict on a user of the kubelet API is trusted, as kubelets
+// do.
+const (
+	allowedFor   = 5 * time.Minute
+	forbiddenFor = 30 * time.Second
+	maxVerdicts  = 1024
+)
+
+// reviewer asks the API who may use this node's agent.
+type reviewer struct {
+	client client.Interface
+	node   string
+	now    func() time.Time
+
+	mu       sync.Mutex
+	verdicts map[string]verdict // by user
+}
+
+type verdict struct {
+	err   error
+	until time.Time
+}
+
+// authorize lets those use the kubelet API who may use the node's subresources.
+func (v *reviewer) authorize(r *http.Request) error {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		return errors.New("a client certificate is required")
+	}
+	user, err := (&auth.Authenticator{}).Authenticate(r)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(user.Groups, auth.GroupMasters) {
+		return nil
+	}
+	v.mu.Lock()
+	known, ok := v.verdicts[user.Username]
+	v.mu.Unlock()
+	if ok && v.now().Before(known.until) {
+		return known.err
+	}
+	known, err = v.ask(r.Context(), user)
+	if err != nil {
+		return fmt.Errorf("ask the API server who may use node %s: %w", v.node, err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.verdicts == nil || len(v.verdicts) >= maxVerdicts {
+		v.verdicts = map[string]verdict{}
+	}
+	v.verdicts[user.Username] = known
+	return known.err
+}
+
+func (v *reviewer) ask(ctx context.Context, user *authenticationv1.UserInfo) (verdict, error) {
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User: user.Username, Groups: user.Groups, UID: user.UID,
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "nodes", Subresource: "proxy", Name: v.node},
+	}}
+	obj, err := v.client.Create(ctx, client.Key{Resource: authorizationv1.SchemeGroupVersion.WithResource("subjectaccessreviews")}, review)
+	if err != nil {
+		return verdict{}, err
+	}
+	answer, ok := obj.(*authorizationv1.SubjectAccessReview)
+	if !ok {
+		return verdict{}, fmt.Errorf("the server answered a %T", obj)
+	}
+	if answer.Status.Allowed {
+		return verdict{until: v.now().Add(allowedFor)}, nil
+	}
+	return verdict{err: fmt.Errorf("user %q may not use node %s", user.Username, v.node), until: v.now().Add(forbiddenFor)}, nil
+}
