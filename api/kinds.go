@@ -32,6 +32,9 @@ func complete(k *kind.Kind) {
 	if k.HasStatus && k.PrepareStatus == nil {
 		k.PrepareStatus = kind.KeepAllButStatus
 	}
+	if k.ListKind == "" {
+		k.ListKind = k.Kind + "List"
+	}
 	if k.New == nil {
 		k.New = maker[kind.Object](gvk)
 	}

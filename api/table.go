@@ -2,6 +2,7 @@ package api
 
 import (
 	"knarr.dev/knarr/api/admissionregistration"
+	"knarr.dev/knarr/api/apiextensions"
 	"knarr.dev/knarr/api/apps"
 	"knarr.dev/knarr/api/autoscaling"
 	"knarr.dev/knarr/api/batch"
@@ -37,6 +38,8 @@ func table() []*kind.Kind {
 		core.Secret(),
 		core.ServiceAccount(),
 		core.Service(),
+
+		apiextensions.CustomResourceDefinition(),
 
 		admissionregistration.MutatingAdmissionPolicy(),
 		admissionregistration.MutatingAdmissionPolicyBinding(),

@@ -8,23 +8,24 @@ import (
 	"slices"
 	"sort"
 	"strings"
-	"sync"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
 
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/registry"
 )
 
-// discovery holds the answers to "what is served", made once.
+// discovery holds the answers to "what is served", made when they are first asked
+// for after what is served has changed.
 type discovery struct {
-	once     sync.Once
-	versions map[schema.GroupVersion]*metav1.APIResourceList
-	groups   []metav1.APIGroup // without the legacy group
-	legacy   aggregated
-	rest     aggregated
+	generation int64
+	versions   map[schema.GroupVersion]*metav1.APIResourceList
+	groups     []metav1.APIGroup // without the legacy group
+	legacy     aggregated
+	rest       aggregated
 }
 
 // aggregated is a whole discovery document with its ETag.
@@ -43,32 +44,39 @@ func verbsOf(res *registry.Resource) metav1.Verbs {
 }
 
 func (s *Server) discovery() *discovery {
-	d := &s.discover
-	d.once.Do(func() {
-		d.versions = map[schema.GroupVersion]*metav1.APIResourceList{}
-		list := func(gv schema.GroupVersion) *metav1.APIResourceList {
-			l := d.versions[gv]
-			if l == nil {
-				l = &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "APIResourceList"}, GroupVersion: gv.String(), APIResources: []metav1.APIResource{}}
-				d.versions[gv] = l
-			}
-			return l
+	if d := s.discover.Load(); d != nil && d.generation == s.reg.Generation() {
+		return d
+	}
+	d := s.newDiscovery()
+	s.discover.Store(d)
+	return d
+}
+
+func (s *Server) newDiscovery() *discovery {
+	resources, generation := s.reg.Served()
+	d := &discovery{generation: generation, versions: map[schema.GroupVersion]*metav1.APIResourceList{}}
+	list := func(gv schema.GroupVersion) *metav1.APIResourceList {
+		l := d.versions[gv]
+		if l == nil {
+			l = &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "APIResourceList"}, GroupVersion: gv.String(), APIResources: []metav1.APIResource{}}
+			d.versions[gv] = l
 		}
-		for _, res := range s.reg.Resources() {
-			l := list(res.GVK().GroupVersion())
-			l.APIResources = append(l.APIResources, resourcesOf(res)...)
-		}
-		for _, rv := range reviews() {
-			l := list(rv.gvk.GroupVersion())
-			l.APIResources = append(l.APIResources, metav1.APIResource{Name: rv.resource, SingularName: strings.ToLower(rv.gvk.Kind), Namespaced: rv.namespaced, Kind: rv.gvk.Kind, Verbs: metav1.Verbs{"create"}})
-		}
-		for _, l := range d.versions {
-			sort.Slice(l.APIResources, func(i, j int) bool { return l.APIResources[i].Name < l.APIResources[j].Name })
-		}
-		d.groups = groupsOf(d.versions)
-		d.legacy = aggregate(d.versions, []metav1.APIGroup{{Versions: []metav1.GroupVersionForDiscovery{{GroupVersion: "v1", Version: "v1"}}}})
-		d.rest = aggregate(d.versions, d.groups)
-	})
+		return l
+	}
+	for _, res := range resources {
+		l := list(res.GVK().GroupVersion())
+		l.APIResources = append(l.APIResources, resourcesOf(res)...)
+	}
+	for _, rv := range reviews() {
+		l := list(rv.gvk.GroupVersion())
+		l.APIResources = append(l.APIResources, metav1.APIResource{Name: rv.resource, SingularName: strings.ToLower(rv.gvk.Kind), Namespaced: rv.namespaced, Kind: rv.gvk.Kind, Verbs: metav1.Verbs{"create"}})
+	}
+	for _, l := range d.versions {
+		sort.Slice(l.APIResources, func(i, j int) bool { return l.APIResources[i].Name < l.APIResources[j].Name })
+	}
+	d.groups = groupsOf(d.versions)
+	d.legacy = aggregate(d.versions, []metav1.APIGroup{{Versions: []metav1.GroupVersionForDiscovery{{GroupVersion: "v1", Version: "v1"}}}})
+	d.rest = aggregate(d.versions, d.groups)
 	return d
 }
 
@@ -137,13 +145,7 @@ func groupsOf(versions map[schema.GroupVersion]*metav1.APIResourceList) []metav1
 }
 
 // newer orders versions as Kubernetes prefers them: v2, v1, v1beta1, v1alpha1.
-func newer(a, b string) bool {
-	stable := func(v string) bool { return !strings.ContainsAny(v[1:], "ab") }
-	if stable(a) != stable(b) {
-		return stable(a)
-	}
-	return a > b
-}
+func newer(a, b string) bool { return version.CompareKubeAwareVersionStrings(a, b) > 0 }
 
 func aggregate(versions map[schema.GroupVersion]*metav1.APIResourceList, groups []metav1.APIGroup) aggregated {
 	doc := apidiscoveryv2.APIGroupDiscoveryList{TypeMeta: metav1.TypeMeta{APIVersion: "apidiscovery.k8s.io/v2", Kind: "APIGroupDiscoveryList"}, Items: []apidiscoveryv2.APIGroupDiscovery{}}

@@ -72,7 +72,7 @@ func jsonList(res *registry.Resource, items []*watchcache.Item, meta *metav1.Lis
 		return nil, err
 	}
 	parts := make([][]byte, 0, 2*len(items)+3)
-	parts = append(parts, fmt.Appendf(nil, `{"kind":"%sList","apiVersion":"%s","metadata":%s,"items":[`, res.Kind.Kind, res.GVK().GroupVersion(), head))
+	parts = append(parts, fmt.Appendf(nil, `{"kind":%q,"apiVersion":"%s","metadata":%s,"items":[`, res.ListKind, res.GVK().GroupVersion(), head))
 	for i, it := range items {
 		b, err := itemJSON(res, it)
 		if err != nil {

@@ -2,6 +2,8 @@ package apiserver
 
 import (
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -16,52 +18,79 @@ import (
 	"knarr.dev/knarr/apiserver/openapi"
 )
 
-// openAPI serves the documents; they are made when first asked for.
+// openAPI serves the documents. They are made when first asked for, and again
+// when what they describe has changed: of version 3 only the group versions that
+// did, of version 2 the whole.
 type openAPI struct {
-	once sync.Once
-	v3   *handler3.OpenAPIService
-	v2   http.Handler
+	mu         sync.Mutex
+	generation int64
+	v3         *handler3.OpenAPIService
+	v2         http.Handler
+	described  map[string][]*kind.Kind // by path, what v3 describes
 }
 
 func (s *Server) serveOpenAPI(w http.ResponseWriter, r *http.Request, path string) {
-	o := &s.openapi
-	o.once.Do(func() { o.build(s) })
+	v2, v3 := s.openapi.current(s)
 	switch {
 	case path == "/openapi/v2":
-		o.v2.ServeHTTP(w, r)
+		v2.ServeHTTP(w, r)
 	case path == "/openapi/v3":
-		o.v3.HandleDiscovery(w, r)
+		v3.HandleDiscovery(w, r)
 	case strings.HasPrefix(path, "/openapi/v3/"):
-		o.v3.HandleGroupVersion(w, r)
+		v3.HandleGroupVersion(w, r)
 	default:
 		s.notFound(w, r)
 	}
 }
 
-func (o *openAPI) build(s *Server) {
+// current returns the handlers for what is served now.
+func (o *openAPI) current(s *Server) (v2 http.Handler, v3 *handler3.OpenAPIService) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	resources, generation := s.reg.Served()
+	if o.v3 != nil && o.generation == generation {
+		return o.v2, o.v3
+	}
+	if o.v3 == nil {
+		o.v3 = handler3.NewOpenAPIService()
+	}
+	o.generation = generation
 	var all []*kind.Kind
-	byVersion := map[schema.GroupVersion][]*kind.Kind{}
-	for _, res := range s.reg.Resources() {
-		gv := res.GVK().GroupVersion()
-		byVersion[gv] = append(byVersion[gv], res.Kind)
+	byPath := map[string][]*kind.Kind{}
+	for _, res := range resources {
+		path := openAPIPath(res.GVK().GroupVersion())
+		byPath[path] = append(byPath[path], res.Kind)
 		all = append(all, res.Kind)
 	}
-	o.v3 = handler3.NewOpenAPIService()
-	for gv, kinds := range byVersion {
-		path := "apis/" + gv.String()
-		if gv.Group == "" {
-			path = "api/" + gv.Version
+	for path := range o.described {
+		if byPath[path] == nil {
+			o.v3.DeleteGroupVersion(path)
 		}
+	}
+	for path, kinds := range byPath {
+		if slices.Equal(o.described[path], kinds) {
+			continue
+		}
+		gv, etag := kinds[0].GVK().GroupVersion(), strconv.FormatInt(generation, 10)
 		o.v3.UpdateGroupVersionLazy(path, cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
-			return openapi.V3(gv, kinds), gv.String(), nil
+			return openapi.V3(gv, kinds), gv.String() + " " + etag, nil
 		})))
 	}
-	v2 := handler.NewOpenAPIServiceLazy(cached.Once(cached.Func(func() (*spec.Swagger, string, error) {
-		return openapi.V2(all), "v2", nil
+	o.described = byPath
+	service := handler.NewOpenAPIServiceLazy(cached.Once(cached.Func(func() (*spec.Swagger, string, error) {
+		return openapi.V2(all), "v2 " + strconv.FormatInt(generation, 10), nil
 	})))
 	mux := http.NewServeMux()
-	v2.RegisterOpenAPIVersionedService("/openapi/v2", pathMux{mux})
+	service.RegisterOpenAPIVersionedService("/openapi/v2", pathMux{mux})
 	o.v2 = mux
+	return o.v2, o.v3
+}
+
+func openAPIPath(gv schema.GroupVersion) string {
+	if gv.Group == "" {
+		return "api/" + gv.Version
+	}
+	return "apis/" + gv.String()
 }
 
 // pathMux fits http.ServeMux to kube-openapi's interface.

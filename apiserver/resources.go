@@ -368,6 +368,9 @@ func decodeError(want schema.GroupVersionKind, actual *schema.GroupVersionKind, 
 }
 
 func (s *Server) decodeObject(w http.ResponseWriter, r *http.Request, q *registry.Request) (kind.Object, error) {
+	if q.Resource.Custom != nil {
+		return decodeCustom(w, r, q)
+	}
 	obj := q.Resource.New()
 	if err := decode(w, r, q.Resource.GVK(), obj); err != nil {
 		return nil, err
@@ -464,7 +467,7 @@ func deleteOptions(w http.ResponseWriter, r *http.Request, q *registry.Request) 
 			return o, err
 		}
 		if bodySent = len(data) > 0; bodySent {
-			if _, _, err := codec.Decode(data, media, gvk, &o, false); err != nil {
+			if err := codec.DecodeOptions(data, media, gvk, &o); err != nil {
 				return o, apierrors.NewBadRequest(fmt.Sprintf("DeleteOptions: %v", err))
 			}
 		}

@@ -18,6 +18,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -58,7 +59,7 @@ type Server struct {
 	stopping context.Context // ends when the server stops: watches close
 	stop     context.CancelFunc
 	openapi  openAPI
-	discover discovery
+	discover atomic.Pointer[discovery]
 	ready    sync.Map // name of a start-up step -> error or nil
 }
 

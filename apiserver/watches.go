@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -44,6 +45,9 @@ func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, q registry.R
 	initial := isTrue(query.Get("sendInitialEvents"))
 	o.NoInitial = query.Has("sendInitialEvents") && !initial
 	watch, err := s.reg.Watch(r.Context(), q, o, initial)
+	if q.Resource.Custom != nil {
+		f.media = codec.JSON // there is no other form
+	}
 	e := &eventWriter{s: s, w: w, r: r, f: f, res: q.Resource}
 	if apierrors.IsResourceExpired(err) { // an event, not an answer, as in Kubernetes
 		e.start()
@@ -124,6 +128,9 @@ func (e *eventWriter) run(ctx context.Context, watch *registry.Watch, bookmarks,
 			e.bookmark(watch.Progress(), false)
 		case <-watch.Ready():
 			events, err := watch.Poll()
+			if errors.Is(err, watchcache.ErrEnded) {
+				return
+			}
 			if err != nil {
 				e.fail(apierrors.NewResourceExpired(err.Error()))
 				e.send()
@@ -131,7 +138,7 @@ func (e *eventWriter) run(ctx context.Context, watch *registry.Watch, bookmarks,
 			}
 			for _, ev := range events {
 				if t, ok := watch.Select(ev); ok {
-					if err := e.event(t, ev); err != nil {
+					if err := e.event(ctx, t, ev); err != nil {
 						e.fail(err)
 						e.send()
 						return
@@ -160,8 +167,18 @@ func (e *eventWriter) send() bool {
 }
 
 // event adds a change: its shared frame where the client sees it as it is.
-func (e *eventWriter) event(t watchcache.EventType, ev *watchcache.Event) error {
-	if t == ev.Type && e.f.as == "" && !e.res.IsView() {
+func (e *eventWriter) event(ctx context.Context, t watchcache.EventType, ev *watchcache.Event) error {
+	it := ev.Item
+	if t == watchcache.Deleted && ev.Type != watchcache.Deleted {
+		// The object left the selection: show its last selected state, with the
+		// revision of the change.
+		it = watchcache.NewItem(it.Key, ev.Prev.Object.DeepCopyObject().(kind.Object), ev.Revision)
+	}
+	shown, err := e.res.Items(ctx, []*watchcache.Item{it})
+	if err != nil {
+		return err
+	}
+	if t == ev.Type && e.f.as == "" && !e.res.IsView() && shown[0] == ev.Item {
 		slot, encode := slotJSON, jsonFrame
 		if e.f.media == codec.Protobuf {
 			slot, encode = slotProto, protoFrame
@@ -173,13 +190,7 @@ func (e *eventWriter) event(t watchcache.EventType, ev *watchcache.Event) error 
 		e.buf = append(e.buf, b...)
 		return nil
 	}
-	it := ev.Item
-	if t == watchcache.Deleted && ev.Type != watchcache.Deleted {
-		// The object left the selection: show its last selected state, with the
-		// revision of the change.
-		it = watchcache.NewItem(it.Key, ev.Prev.Object.DeepCopyObject().(kind.Object), ev.Revision)
-	}
-	return e.add(t, it)
+	return e.add(t, shown[0])
 }
 
 func (e *eventWriter) add(t watchcache.EventType, it *watchcache.Item) error {

@@ -158,6 +158,7 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	cp := c.control
 	g.Go(func() error { return cp.registry.Run(ctx) })
+	g.Go(func() error { return cp.definitions.Run(ctx) })
 	g.Go(func() error { return cp.server.Serve(ctx, cp.listener, cp.tls) })
 	if len(c.cfg.Store.Endpoints) > 0 {
 		g.Go(func() error { return store.CompactEvery(ctx, cp.store, compactEvery, c.log) })

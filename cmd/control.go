@@ -21,7 +21,9 @@ import (
 	"knarr.dev/knarr/apiserver"
 	"knarr.dev/knarr/apiserver/admission"
 	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/crd"
 	"knarr.dev/knarr/apiserver/registry"
+	"knarr.dev/knarr/apiserver/webhook"
 	"knarr.dev/knarr/cmd/local"
 	"knarr.dev/knarr/kit/pki"
 	"knarr.dev/knarr/store"
@@ -29,15 +31,16 @@ import (
 
 // controlPlane is the store and the API server.
 type controlPlane struct {
-	store    store.Store
-	registry *registry.Registry
-	server   *apiserver.Server
-	local    *local.Server
-	ca       *pki.Authority
-	admin    *pki.Pair
-	kubelet  *pki.Pair // the API server's client certificate for agents
-	listener net.Listener
-	tls      *tls.Config
+	store       store.Store
+	registry    *registry.Registry
+	server      *apiserver.Server
+	definitions *crd.Definitions
+	local       *local.Server
+	ca          *pki.Authority
+	admin       *pki.Pair
+	kubelet     *pki.Pair // the API server's client certificate for agents
+	listener    net.Listener
+	tls         *tls.Config
 }
 
 // issuer names the service account tokens' issuer.
@@ -90,6 +93,10 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	look.Registry = cp.registry
 	tokens.Live = look.Live
 	rbac := &auth.RBAC{Roles: look}
+	cp.definitions = crd.New(cp.registry, webhook.New(nil), time.Now, log)
+	if err := cp.definitions.Load(ctx); err != nil {
+		return cp, err
+	}
 	cp.local = &local.Server{Registry: cp.registry, Authz: rbac, Tokens: tokens, Now: time.Now}
 	cp.server = apiserver.New(ctx, apiserver.Config{
 		Registry: cp.registry, Authn: &auth.Authenticator{Tokens: tokens}, Authz: rbac, Tokens: tokens, Version: apiVersion(),

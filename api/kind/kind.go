@@ -3,6 +3,7 @@
 package kind
 
 import (
+	"context"
 	"reflect"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 // Object is any API object.
@@ -57,6 +59,8 @@ type Kind struct {
 	// PrepareStatus carries over from old what a status update may not change.
 	// Nil: everything but status.
 	PrepareStatus func(obj, old Object)
+	// PrepareDelete changes an object whose deletion begins, such as by a finalizer.
+	PrepareDelete func(Object)
 	// Canonicalize may rewrite values after defaulting and before validation.
 	Canonicalize func(Object)
 
@@ -67,6 +71,9 @@ type Kind struct {
 	ValidateUpdate func(obj, old Object) field.ErrorList
 	// ValidateStatus checks a change of the status.
 	ValidateStatus func(obj, old Object) field.ErrorList
+	// Check, if set, is asked instead of the three above: for checks that take
+	// time. old is nil for a new object.
+	Check func(ctx context.Context, obj, old Object, subresource string) field.ErrorList
 	// ValidName checks metadata.name; nil: a DNS subdomain.
 	ValidName func(name string, prefix bool) []string
 
@@ -78,6 +85,7 @@ type Kind struct {
 	RequireResourceVersion bool
 
 	// Fields are the selectable fields beside metadata.name and metadata.namespace.
+	// Those of a view are given the stored object; nil: they are the hub's.
 	Fields func(Object) fields.Set
 
 	// Columns and Row print the table that kubectl get shows; Row is told the
@@ -91,6 +99,17 @@ type Kind struct {
 	ToHub, FromHub func(Object) (Object, error)
 	Deprecated     string // warning sent with each answer; empty: none
 	SecretAtRest   bool   // values are sealed in the store
+
+	ListKind string // defaults to Kind + "List"
+	// Custom is set for kinds without a Go type.
+	Custom Custom
+	// Managed says how server-side apply treats the kind; nil: as the types of
+	// k8s.io/api say. It is asked once, when first needed.
+	Managed func() (Managed, error)
+	// Schema returns a new description of the kind for OpenAPI, whose second
+	// version can say less; nil: as the Go type says. Metadata is described by its
+	// reader.
+	Schema func(v2 bool) *spec.Schema
 }
 
 // Subresource is a special subresource as discovery shows it.

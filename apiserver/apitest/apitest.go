@@ -30,7 +30,9 @@ import (
 	"knarr.dev/knarr/apiserver/admission"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/bootstrap"
+	"knarr.dev/knarr/apiserver/crd"
 	"knarr.dev/knarr/apiserver/registry"
+	"knarr.dev/knarr/apiserver/webhook"
 	"knarr.dev/knarr/kit/pki"
 	"knarr.dev/knarr/store"
 )
@@ -47,18 +49,21 @@ type Options struct {
 	Kinds []*kind.Kind
 	// Kubelet reaches agents.
 	Kubelet http.RoundTripper
+	// Resolve finds the services of webhooks; nil: there are none.
+	Resolve webhook.Resolver
 	// Unwatched leaves out the detector of changed shared objects, for benchmarks.
 	Unwatched bool
 }
 
 // Server is a running API server.
 type Server struct {
-	URL      string
-	Store    store.Store
-	Registry *registry.Registry
-	Authz    *auth.RBAC
-	Tokens   *auth.Tokens
-	CA       *pki.Authority
+	URL         string
+	Store       store.Store
+	Registry    *registry.Registry
+	Authz       *auth.RBAC
+	Tokens      *auth.Tokens
+	CA          *pki.Authority
+	Definitions *crd.Definitions
 	// Handler answers without a network in between; it knows users by tokens.
 	Handler http.Handler
 }
@@ -107,6 +112,10 @@ func Start(t testing.TB, o Options) *Server {
 		Kubelet: apiserver.Kubelet{Transport: o.Kubelet}, Now: time.Now, Log: log,
 	})
 	s.Handler = srv.Handler()
+	s.Definitions = crd.New(s.Registry, webhook.New(o.Resolve), time.Now, log)
+	if err := s.Definitions.Load(ctx); err != nil {
+		t.Fatal(err)
+	}
 	s.serve(t, srv)
 	return s
 }
@@ -140,6 +149,8 @@ func (s *Server) serve(t testing.TB, srv *apiserver.Server) {
 	feeding, stopFeeding := context.WithCancel(context.WithoutCancel(ctx))
 	served, fed := make(chan error, 1), make(chan error, 1)
 	go func() { fed <- s.Registry.Run(feeding) }()
+	defining := make(chan error, 1)
+	go func() { defining <- s.Definitions.Run(ctx) }()
 	go func() {
 		served <- srv.Serve(ctx, l, &tls.Config{
 			Certificates: []tls.Certificate{pair.TLS}, MinVersion: tls.VersionTLS12,
@@ -150,6 +161,9 @@ func (s *Server) serve(t testing.TB, srv *apiserver.Server) {
 		cancel()
 		if err := <-served; err != nil {
 			t.Errorf("API server: %v", err)
+		}
+		if err := <-defining; err != nil {
+			t.Errorf("definitions: %v", err)
 		}
 		s.Registry.CheckShared()
 		stopFeeding()

@@ -16,6 +16,7 @@ import (
 	jsonserializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/api/kind"
 )
@@ -172,4 +173,26 @@ func Decode(body []byte, media string, gvk schema.GroupVersionKind, into runtime
 func IsList(obj runtime.Object) bool {
 	_, ok := obj.(metav1.ListInterface)
 	return ok
+}
+
+// DecodeOptions reads the options that stand in a request's body. They come as of
+// the group and version of what they are about, which may be one that only a
+// custom resource definition knows.
+func DecodeOptions(body []byte, media string, gvk schema.GroupVersionKind, into *metav1.DeleteOptions) error {
+	if scheme.Scheme.Recognizes(gvk) {
+		_, _, err := Decode(body, media, gvk, into, false)
+		return err
+	}
+	if media != Protobuf {
+		return yaml.Unmarshal(body, into) // JSON is YAML
+	}
+	rest, ok := bytes.CutPrefix(body, protoPrefix)
+	if !ok {
+		return fmt.Errorf("the body does not begin as Kubernetes' protobuf does")
+	}
+	var u runtime.Unknown
+	if err := u.Unmarshal(rest); err != nil {
+		return err
+	}
+	return into.Unmarshal(u.Raw)
 }

@@ -18,6 +18,7 @@ import (
 type schemas struct {
 	prefix string // "#/components/schemas/" or "#/definitions/"
 	models map[string]*spec.Schema
+	whole  bool // leave nothing out
 }
 
 type (
@@ -92,11 +93,8 @@ func (s *schemas) structSchema(t reflect.Type) spec.Schema {
 		docs = d.SwaggerDoc()
 	}
 	if p, ok := zero.(primitive); ok {
-		typ := p.OpenAPISchemaType()
-		if len(typ) == 0 {
-			typ = []string{"object"}
-		}
-		return spec.Schema{SchemaProps: spec.SchemaProps{Type: typ[:1], Format: p.OpenAPISchemaFormat(), Description: docs[""]}}
+		typ := p.OpenAPISchemaType() // none: any value
+		return spec.Schema{SchemaProps: spec.SchemaProps{Type: typ[:min(1, len(typ))], Format: p.OpenAPISchemaFormat(), Description: docs[""]}}
 	}
 	out := simple("object", "")
 	out.Description = docs[""]
@@ -149,6 +147,9 @@ func (s *schemas) inline(t reflect.Type, out *spec.Schema) {
 func (s *schemas) merging(f reflect.StructField, p *spec.Schema) {
 	if v := f.Tag.Get("patchStrategy"); v != "" {
 		p.AddExtension("x-kubernetes-patch-strategy", v)
+		if f.Tag.Get("patchMergeKey") == "" && f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.String {
+			p.AddExtension("x-kubernetes-list-type", "set")
+		}
 	}
 	if v := f.Tag.Get("patchMergeKey"); v != "" {
 		p.AddExtension("x-kubernetes-patch-merge-key", v)
@@ -164,6 +165,9 @@ func (s *schemas) merging(f reflect.StructField, p *spec.Schema) {
 
 // kindModel adds a kind's model, marked with its group, version and kind.
 func (s *schemas) kindModel(k *kind.Kind) (name string) {
+	if k.Schema != nil {
+		return s.customModel(k)
+	}
 	t := reflect.TypeOf(k.New()).Elem()
 	ref := s.ref(t)
 	name = strings.TrimPrefix(ref.Ref.String(), s.prefix)

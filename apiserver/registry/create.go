@@ -71,6 +71,11 @@ func (r *Registry) create(ctx context.Context, q *Request, obj kind.Object) (*wa
 	if obj.GetName() != "" {
 		q.Name = obj.GetName()
 	}
+	if res.Custom != nil {
+		if err := res.Custom.Refuses(); err != nil {
+			return nil, err
+		}
+	}
 	if obj.GetResourceVersion() != "" && obj.GetResourceVersion() != "0" {
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
@@ -107,7 +112,7 @@ func (r *Registry) create(ctx context.Context, q *Request, obj kind.Object) (*wa
 		return nil, err
 	}
 	defer release()
-	if errs := r.validateNew(res, obj); len(errs) > 0 {
+	if errs := r.validateNew(ctx, res, obj); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), obj.GetName(), errs)
 	}
 	if err := r.validate(ctx, attrs); err != nil {
@@ -144,13 +149,16 @@ func (r *Registry) default_(res *Resource, obj kind.Object) {
 	}
 }
 
-func (r *Registry) validateNew(res *Resource, obj kind.Object) field.ErrorList {
+func (r *Registry) validateNew(ctx context.Context, res *Resource, obj kind.Object) field.ErrorList {
 	name := validation.ValidateNameFunc(validation.NameIsDNSSubdomain)
 	if res.ValidName != nil {
 		name = res.ValidName
 	}
 	errs := validation.ValidateObjectMetaAccessor(obj, res.Namespaced, name, field.NewPath("metadata"))
-	if res.Validate != nil {
+	switch {
+	case res.Check != nil:
+		errs = append(errs, res.Check(ctx, obj, nil, "")...)
+	case res.Validate != nil:
 		errs = append(errs, res.Validate(obj)...)
 	}
 	return errs

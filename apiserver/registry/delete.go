@@ -82,6 +82,9 @@ func (r *Registry) deleteOnce(ctx context.Context, q *Request, it *watchcache.It
 		return nil, false, true, err
 	}
 	obj := old.DeepCopyObject().(kind.Object)
+	if res.PrepareDelete != nil {
+		res.PrepareDelete(obj)
+	}
 	obj.SetFinalizers(finalizersFor(obj.GetFinalizers(), opts, orphansByDefault(q)))
 	grace := gracePeriod(old, opts)
 	if len(obj.GetFinalizers()) == 0 && grace == 0 && !holds(obj) {

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/openapi"
 )
 
 // manager returns the field manager of a resource's subresource.
@@ -23,16 +24,53 @@ func (r *Registry) manager(res *Resource, subresource string) (*managedfields.Fi
 	if m := res.managers[subresource]; m != nil {
 		return m, nil
 	}
-	// The type converter parses the schema of every built-in type: a cost that is
-	// paid by the first write that names a manager, not by the start.
-	r.converterOnce.Do(func() { r.converter = applyconfigurations.NewTypeConverter(scheme.Scheme) })
-	m, err := managedfields.NewDefaultFieldManager(r.converter, scheme.Scheme, defaulter{res}, scheme.Scheme,
+	t, err := r.managed(res)
+	if err != nil {
+		return nil, fmt.Errorf("types of %s: %w", res.Resource, err)
+	}
+	m, err := managedfields.NewDefaultFieldManager(t.Types, t.Convertor, defaulter{res}, t.Creater,
 		res.GVK(), res.GVK().GroupVersion(), subresource, resetFields(res, subresource))
 	if err != nil {
 		return nil, fmt.Errorf("field manager of %s: %w", res.Resource, err)
 	}
 	res.managers[subresource] = m
 	return m, nil
+}
+
+// managed returns what the field managers of a kind are made of.
+func (r *Registry) managed(res *Resource) (kind.Managed, error) {
+	if res.Managed != nil {
+		return res.Managed()
+	}
+	if !scheme.Scheme.Recognizes(res.GVK()) {
+		types, err := managedfields.NewTypeConverter(openapi.Models(res.Kind), false)
+		return kind.Managed{Types: types, Convertor: single{res.New}, Creater: single{res.New}}, err
+	}
+	// The type converter parses the schema of every built-in type: a cost that is
+	// paid by the first write that names a manager, not by the start.
+	r.converterOnce.Do(func() { r.converter = applyconfigurations.NewTypeConverter(scheme.Scheme) })
+	return kind.Managed{Types: r.converter, Convertor: scheme.Scheme, Creater: scheme.Scheme}, nil
+}
+
+// single knows one kind in one version.
+type single struct{ make func() kind.Object }
+
+// New implements runtime.ObjectCreater.
+func (s single) New(schema.GroupVersionKind) (runtime.Object, error) { return s.make(), nil }
+
+// Convert implements runtime.ObjectConvertor; nobody asks for it.
+func (single) Convert(in, out, _ any) error {
+	return fmt.Errorf("convert a %T to a %T: there is one version", in, out)
+}
+
+// ConvertToVersion implements runtime.ObjectConvertor.
+func (single) ConvertToVersion(in runtime.Object, _ runtime.GroupVersioner) (runtime.Object, error) {
+	return in, nil
+}
+
+// ConvertFieldLabel implements runtime.ObjectConvertor; nobody asks for it.
+func (single) ConvertFieldLabel(_ schema.GroupVersionKind, label, value string) (string, string, error) {
+	return label, value, nil
 }
 
 // resetFields names what a write to this endpoint cannot change, so that nobody

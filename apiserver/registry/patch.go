@@ -165,6 +165,9 @@ func unprocessable(err error) error {
 }
 
 func decodePatched(q *Request, after []byte, validation string) (kind.Object, error) {
+	if q.Resource.Custom != nil {
+		return decodePatchedCustom(q, after, validation)
+	}
 	gvk := q.Resource.GVK()
 	into := q.Resource.New()
 	out, actual, err := codec.Decode(after, codec.JSON, gvk, into, validation != metav1.FieldValidationIgnore)
@@ -201,7 +204,13 @@ func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchca
 	}
 	config := &unstructured.Unstructured{Object: map[string]any{}}
 	// Most clients send JSON, which is YAML too, but much cheaper to read as what it is.
-	media, read := codec.YAML, func(b []byte, into *map[string]any) error { return yaml.Unmarshal(b, into) }
+	media, read := codec.YAML, func(b []byte, into *map[string]any) error {
+		j, err := yaml.YAMLToJSON(b) // whole numbers must not become floats
+		if err != nil {
+			return err
+		}
+		return utiljson.Unmarshal(j, into)
+	}
 	if json.Valid(p.Data) {
 		media, read = codec.JSON, func(b []byte, into *map[string]any) error { return utiljson.Unmarshal(b, into) }
 	}
@@ -271,6 +280,9 @@ func (r *Registry) absent(ctx context.Context, q *Request) bool {
 
 // checkApplied finds unknown fields and wrong types in an apply configuration.
 func checkApplied(q *Request, p Patch, media string) (kind.Object, error) {
+	if q.Resource.Custom != nil {
+		return nil, checkAppliedCustom(q, p)
+	}
 	into := q.Resource.New()
 	_, gvk, err := codec.Decode(p.Data, media, q.Resource.GVK(), into, p.Validation != metav1.FieldValidationIgnore)
 	if runtime.IsStrictDecodingError(err) {

@@ -63,7 +63,7 @@ func (r *Registry) Evict(ctx context.Context, q Request, e *policyv1.Eviction) e
 		return q.notFound()
 	}
 	pod := it.Object.(*corev1.Pod)
-	if budgets := r.resources[budgetsGVR]; budgets != nil && pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil {
+	if budgets := r.Resource(budgetsGVR); budgets != nil && pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil {
 		var blocked error
 		budgets.Cache.Snapshot().Ascend(q.Namespace+"/", "", func(i *watchcache.Item) bool {
 			pdb := i.Object.(*policyv1.PodDisruptionBudget)

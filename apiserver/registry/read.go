@@ -30,7 +30,7 @@ func (r *Registry) Get(ctx context.Context, q Request, resourceVersion string) (
 	if it == nil {
 		return nil, q.notFound()
 	}
-	return it, nil
+	return q.Resource.item(ctx, it)
 }
 
 // fresh waits until the cache is as new as a resourceVersion demands.
@@ -103,7 +103,16 @@ type List struct {
 // List returns the objects of q's namespace ("" for all), or with q.Name that
 // object only.
 func (r *Registry) List(ctx context.Context, q Request, o ListOptions) (*List, error) {
-	match, err := matcher(&q, o)
+	l, err := r.list(ctx, q, o)
+	if err != nil {
+		return nil, err
+	}
+	l.Items, err = q.Resource.Items(ctx, l.Items)
+	return l, err
+}
+
+func (r *Registry) list(ctx context.Context, q Request, o ListOptions) (*List, error) {
+	match, err := matcher(ctx, &q, o)
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +256,7 @@ func (r *Registry) listStore(ctx context.Context, q *Request, o ListOptions, pre
 }
 
 // matcher compiles selectors; nil matches everything.
-func matcher(q *Request, o ListOptions) (func(kind.Object) bool, error) {
+func matcher(ctx context.Context, q *Request, o ListOptions) (func(kind.Object) bool, error) {
 	sel, flds, name := o.Labels, o.Fields, q.Name
 	if sel != nil && sel.Empty() {
 		sel = nil
@@ -271,8 +280,27 @@ func matcher(q *Request, o ListOptions) (func(kind.Object) bool, error) {
 		if sel != nil && !sel.Matches(labels.Set(obj.GetLabels())) {
 			return false
 		}
-		return flds == nil || flds.Matches(fieldsOf(res.hub, obj))
+		if flds == nil {
+			return true
+		}
+		if res.stored != nil && res.stored != res {
+			shown, err := res.Custom.Convert(ctx, []kind.Object{obj})
+			if err != nil {
+				return false
+			}
+			obj = shown[0]
+		}
+		return flds.Matches(fieldsOf(res.selects(), obj))
 	}, nil
+}
+
+// selects is the kind whose fields a request may select by: a view has its own
+// names for them, or its hub's.
+func (r *Resource) selects() *Resource {
+	if r.Fields != nil {
+		return r
+	}
+	return r.hub
 }
 
 // fieldsOf lists an object's selectable fields.
@@ -290,8 +318,10 @@ func fieldsOf(res *Resource, obj kind.Object) fields.Set {
 }
 
 func checkFields(q *Request, o ListOptions) error {
-	known := fieldsOf(q.Resource.hub, q.Resource.hub.New())
-	known["metadata.namespace"] = ""
+	known := fieldsOf(q.Resource.selects(), q.Resource.hub.New())
+	if q.Resource.Custom == nil {
+		known["metadata.namespace"] = ""
+	}
 	for _, req := range o.Fields.Requirements() {
 		if _, ok := known[req.Field]; !ok {
 			gvr := q.Resource.GVR()
@@ -321,7 +351,7 @@ type Watch struct {
 // Watch starts a watch: after ResourceVersion; or with "" or "0", from the
 // present state, shown as Initial; initial asks for that in any case.
 func (r *Registry) Watch(ctx context.Context, q Request, o ListOptions, initial bool) (*Watch, error) {
-	match, err := matcher(&q, o)
+	match, err := matcher(ctx, &q, o)
 	if err != nil {
 		return nil, err
 	}
@@ -340,7 +370,11 @@ func (r *Registry) Watch(ctx context.Context, q Request, o ListOptions, initial 
 		s, w.Watcher = q.Resource.Cache.SnapshotAndWatch()
 		w.InitialRevision = s.Revision
 		if !o.NoInitial {
-			w.Initial = page(s, prefix, "", ListOptions{}, match).Items
+			w.Initial, err = q.Resource.Items(ctx, page(s, prefix, "", ListOptions{}, match).Items)
+		}
+		if err != nil {
+			w.Stop()
+			return nil, err
 		}
 		return w, nil
 	}

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -52,11 +53,11 @@ type Config struct {
 
 // Registry serves the kinds.
 type Registry struct {
-	cfg       Config
-	hub       *watchcache.Hub
-	resources map[schema.GroupVersionResource]*Resource
-	ordered   []*Resource
-	services  *serviceAllocator
+	cfg      Config
+	hub      *watchcache.Hub
+	served   atomic.Pointer[served]
+	serving  sync.Mutex // held while served is replaced
+	services *serviceAllocator
 
 	converterOnce sync.Once
 	converter     managedfields.TypeConverter
@@ -66,8 +67,11 @@ type Registry struct {
 // Resource is a served kind.
 type Resource struct {
 	*kind.Kind
-	Cache *watchcache.Cache
-	hub   *Resource // itself, or the stored kind behind a view
+	Cache  *watchcache.Cache
+	hub    *Resource // itself, or the stored kind behind a view
+	stored *Resource // of a custom kind: the version that is stored; else nil
+	// Primary is true for one of the resources that share a Cache.
+	Primary bool
 
 	mu       sync.Mutex
 	managers map[string]*managedfields.FieldManager // by subresource
@@ -75,7 +79,8 @@ type Resource struct {
 
 // Open loads the state and returns a registry; Run keeps it current.
 func Open(ctx context.Context, cfg Config) (*Registry, error) {
-	r := &Registry{cfg: cfg, resources: map[schema.GroupVersionResource]*Resource{}}
+	r := &Registry{cfg: cfg}
+	first := &served{resources: map[schema.GroupVersionResource]*Resource{}}
 	hub, err := watchcache.Open(ctx, cfg.Store, cfg.Kinds, r.decodeStored, cfg.Mutated, cfg.Now, cfg.Log)
 	if err != nil {
 		return nil, err
@@ -83,13 +88,13 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	r.hub = hub
 	byKind := map[schema.GroupVersionKind]*Resource{}
 	for _, k := range cfg.Kinds {
-		res := &Resource{Kind: k, Cache: hub.Cache(k), managers: map[string]*managedfields.FieldManager{}}
-		res.hub = res
+		res := newResource(k, hub.Cache(k))
+		res.Primary = k.Hub.Empty()
 		byKind[k.GVK()] = res
-		r.resources[k.GVR()] = res
-		r.ordered = append(r.ordered, res)
+		first.resources[k.GVR()] = res
+		first.ordered = append(first.ordered, res)
 	}
-	for _, res := range r.ordered {
+	for _, res := range first.ordered {
 		if res.Hub.Empty() {
 			continue
 		}
@@ -98,7 +103,8 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 		}
 		res.Cache = res.hub.Cache
 	}
-	if r.services, err = newServiceAllocator(cfg.Services, r.resources[servicesGVR]); err != nil {
+	r.served.Store(first)
+	if r.services, err = newServiceAllocator(cfg.Services, r.Resource(servicesGVR)); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -111,10 +117,13 @@ func (r *Registry) Run(ctx context.Context) error { return r.hub.Run(ctx) }
 func (r *Registry) CheckShared() { r.hub.CheckShared() }
 
 // Resource finds a served resource, or nil.
-func (r *Registry) Resource(gvr schema.GroupVersionResource) *Resource { return r.resources[gvr] }
+func (r *Registry) Resource(gvr schema.GroupVersionResource) *Resource {
+	return r.served.Load().resources[gvr]
+}
 
-// Resources lists what is served, in the order of the kinds' table.
-func (r *Registry) Resources() []*Resource { return r.ordered }
+// Resources lists what is served: the built-in kinds in the order of their table,
+// then the custom ones.
+func (r *Registry) Resources() []*Resource { return r.served.Load().ordered }
 
 // Revision is the newest revision that every cache has.
 func (r *Registry) Revision() int64 { return r.hub.Revision() }
@@ -196,6 +205,9 @@ func (r *Registry) decodeStored(k *kind.Kind, key string, value []byte) (kind.Ob
 			return nil, err
 		}
 	}
+	if k.Custom != nil {
+		return k.Custom.DecodeStored(value)
+	}
 	return codec.DecodeStored(k, value)
 }
 
@@ -204,6 +216,10 @@ func (r *Registry) decodeStored(k *kind.Kind, key string, value []byte) (kind.Ob
 // condition did not hold.
 func (r *Registry) put(ctx context.Context, res *Resource, key string, prev int64, obj kind.Object) (*watchcache.Item, error) {
 	obj.SetResourceVersion("")
+	obj, err := res.toStored(ctx, obj)
+	if err != nil {
+		return nil, err
+	}
 	value, err := codec.EncodeStored(res.Kind, obj)
 	if err != nil {
 		return nil, err
@@ -226,7 +242,7 @@ func (r *Registry) put(ctx context.Context, res *Resource, key string, prev int6
 	if err := r.hub.Wait(ctx, w.Revision); err != nil {
 		return nil, storeError(err)
 	}
-	return r.hub.Result(p, key, w.Revision), nil
+	return res.item(ctx, r.hub.Result(p, key, w.Revision))
 }
 
 // remove deletes a key if it still has the revision prev.
@@ -253,7 +269,7 @@ func (r *Registry) latest(ctx context.Context, res *Resource, key string, raced 
 			return nil, err
 		}
 	}
-	return res.Cache.Get(key), nil
+	return res.item(ctx, res.Cache.Get(key))
 }
 
 // storeError maps the store's failures to the API's.

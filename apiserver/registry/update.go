@@ -118,7 +118,7 @@ func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.It
 	}
 	defer release()
 	setGeneration(res, q.Subresource, obj, old)
-	if errs := r.validateChange(q, obj, old); len(errs) > 0 {
+	if errs := r.validateChange(ctx, q, obj, old); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), q.Name, errs)
 	}
 	if err := r.validate(ctx, attrs); err != nil {
@@ -185,14 +185,17 @@ var deploymentsGVR = schema.GroupVersionResource{Group: "apps", Version: "v1", R
 // setGeneration raises metadata.generation when the desired state changed.
 func setGeneration(res *Resource, subresource string, obj, old kind.Object) {
 	gen := old.GetGeneration()
-	if !res.NoGeneration && subresource != "status" && desiredChanged(obj, old) {
+	if !res.NoGeneration && subresource != "status" && desiredChanged(res, obj, old) {
 		gen++
 	}
 	obj.SetGeneration(gen)
 }
 
 // desiredChanged compares all but metadata and status.
-func desiredChanged(a, b kind.Object) bool {
+func desiredChanged(res *Resource, a, b kind.Object) bool {
+	if res.Custom != nil {
+		return contentChanged(a, b, res.HasStatus)
+	}
 	x, y := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
 	if x.Kind() != reflect.Struct || x.Type() != y.Type() {
 		return true
@@ -233,7 +236,7 @@ func finished(obj kind.Object) bool {
 	return grace == nil || *grace == 0
 }
 
-func (r *Registry) validateChange(q *Request, obj, old kind.Object) field.ErrorList {
+func (r *Registry) validateChange(ctx context.Context, q *Request, obj, old kind.Object) field.ErrorList {
 	res := q.Resource.hub
 	newMeta, oldMeta := metaOf(obj), metaOf(old)
 	oldVersion := newMeta.ResourceVersion
@@ -243,6 +246,8 @@ func (r *Registry) validateChange(q *Request, obj, old kind.Object) field.ErrorL
 	errs := validation.ValidateObjectMetaUpdate(newMeta, oldMeta, field.NewPath("metadata"))
 	newMeta.ResourceVersion = oldVersion
 	switch {
+	case res.Check != nil:
+		errs = append(errs, res.Check(ctx, obj, old, q.Subresource)...)
 	case q.Subresource == "status":
 		if res.ValidateStatus != nil {
 			errs = append(errs, res.ValidateStatus(obj, old)...)

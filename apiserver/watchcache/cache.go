@@ -11,6 +11,7 @@ import (
 	"github.com/google/btree"
 
 	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/store"
 )
 
 // ErrExpired: the revision asked for, or the place of a slow watcher, is no
@@ -61,11 +62,14 @@ const (
 	muchPast = 4096
 )
 
+// ErrEnded: what is watched is no longer served, or differently. The client
+// must watch again.
+var ErrEnded = errors.New("the resource that is watched has changed")
+
 // Cache is the current state of one kind.
 type Cache struct {
-	Kind *kind.Kind
-
-	hub *Hub
+	kind atomic.Pointer[kind.Kind]
+	hub  *Hub
 
 	mu       sync.RWMutex
 	tree     *btree.BTreeG[*Item]
@@ -74,20 +78,30 @@ type Cache struct {
 	first    int
 	floor    int64 // events up to this revision may be missing from the ring
 	watchers map[*Watcher]struct{}
+	epoch    int // raised when the kind behind the cache changes
+
+	mode   mode
+	late   []store.Event // kept while the cache is being filled
+	filled int64         // events up to this revision are in the tree already
 
 	changes atomic.Int64
 }
+
+// Kind is the kind whose objects are stored here.
+func (c *Cache) Kind() *kind.Kind { return c.kind.Load() }
 
 // Changes counts the changes since the start: as long as it stays the same, so
 // does the state.
 func (c *Cache) Changes() int64 { return c.changes.Load() }
 
 func newCache(hub *Hub, k *kind.Kind) *Cache {
-	return &Cache{
-		Kind: k, hub: hub,
-		tree:     btree.NewG(32, func(a, b *Item) bool { return a.Key < b.Key }),
-		watchers: map[*Watcher]struct{}{},
-	}
+	c := &Cache{hub: hub, tree: newTree(), watchers: map[*Watcher]struct{}{}}
+	c.kind.Store(k)
+	return c
+}
+
+func newTree() *btree.BTreeG[*Item] {
+	return btree.NewG(32, func(a, b *Item) bool { return a.Key < b.Key })
 }
 
 // Get returns the object with a key, or nil.
@@ -192,7 +206,9 @@ func (c *Cache) push(ev *Event, now time.Time) {
 		c.first += drop
 	}
 	c.ring = append(c.ring, ev)
-	c.hub.long = c.hub.long || len(c.ring) > minRing
+	if len(c.ring) > minRing {
+		c.hub.long.Store(true)
+	}
 }
 
 // trim forgets what has aged: push does so only when the next event comes, and
@@ -218,6 +234,7 @@ type Watcher struct {
 	c        *Cache
 	next     int // sequence of the next event; guarded by c.mu
 	progress int64
+	epoch    int
 	notify   chan struct{}
 }
 
@@ -233,7 +250,7 @@ func (c *Cache) Watch(after int64) (*Watcher, error) {
 	for i > 0 && c.ring[i-1].Revision > after {
 		i--
 	}
-	w := &Watcher{c: c, next: c.first + i, progress: after, notify: make(chan struct{}, 1)}
+	w := &Watcher{c: c, next: c.first + i, progress: after, epoch: c.epoch, notify: make(chan struct{}, 1)}
 	c.watchers[w] = struct{}{}
 	w.wake()
 	return w, nil
@@ -248,7 +265,7 @@ func (c *Cache) SnapshotAndWatch() (*Snapshot, *Watcher) {
 		c.snapshot = &Snapshot{tree: c.tree.Clone(), Revision: c.lastRevision()}
 	}
 	s := &Snapshot{tree: c.snapshot.tree, Revision: max(rev, c.snapshot.Revision)}
-	w := &Watcher{c: c, next: c.first + len(c.ring), progress: s.Revision, notify: make(chan struct{}, 1)}
+	w := &Watcher{c: c, next: c.first + len(c.ring), progress: s.Revision, epoch: c.epoch, notify: make(chan struct{}, 1)}
 	c.watchers[w] = struct{}{}
 	return s, w
 }
@@ -264,11 +281,14 @@ func (w *Watcher) wake() {
 func (w *Watcher) Ready() <-chan struct{} { return w.notify }
 
 // Poll returns the events since the last call, without waiting. ErrExpired if
-// the watcher was too slow.
+// the watcher was too slow, ErrEnded if the kind has changed.
 func (w *Watcher) Poll() ([]*Event, error) {
 	rev := w.c.hub.Revision()
 	w.c.mu.RLock()
 	defer w.c.mu.RUnlock()
+	if w.epoch != w.c.epoch {
+		return nil, ErrEnded
+	}
 	if w.next < w.c.first {
 		return nil, ErrExpired
 	}

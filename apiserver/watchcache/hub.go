@@ -30,9 +30,10 @@ type Hub struct {
 	now    func() time.Time
 	log    *slog.Logger
 
-	byStorage map[string]*Cache
-	detector  *detector // nil: off
-	long      bool      // a cache holds more than minRing events; set by apply
+	caches   atomic.Pointer[map[string]*Cache] // by storage; replaced, never changed
+	dynamic  sync.Mutex                        // held while caches are added or removed
+	detector *detector                         // nil: off
+	long     atomic.Bool                       // a cache holds more than minRing events; set by apply
 
 	revision atomic.Int64
 	mu       sync.Mutex
@@ -50,15 +51,17 @@ type waiter struct {
 // mutated, if set, is told about shared objects that somebody has changed, and
 // what of them; it costs an encoding for each write.
 func Open(ctx context.Context, s store.Store, kinds []*kind.Kind, decode Decoder, mutated func(key, change string), now func() time.Time, log *slog.Logger) (*Hub, error) {
-	h := &Hub{store: s, decode: decode, now: now, log: log, byStorage: map[string]*Cache{}, pending: map[string]*Pending{}}
+	h := &Hub{store: s, decode: decode, now: now, log: log, pending: map[string]*Pending{}}
 	if mutated != nil {
 		h.detector = newDetector(mutated)
 	}
+	caches := map[string]*Cache{}
 	for _, k := range kinds {
 		if k.Hub.Empty() {
-			h.byStorage[k.Storage] = newCache(h, k)
+			caches[k.Storage] = newCache(h, k)
 		}
 	}
+	h.caches.Store(&caches)
 	if err := h.load(ctx); err != nil {
 		return nil, err
 	}
@@ -74,7 +77,9 @@ func (h *Hub) CheckShared() {
 }
 
 // Cache returns the cache of a stored kind, or nil.
-func (h *Hub) Cache(k *kind.Kind) *Cache { return h.byStorage[k.Storage] }
+func (h *Hub) Cache(k *kind.Kind) *Cache { return h.byStorage()[k.Storage] }
+
+func (h *Hub) byStorage() map[string]*Cache { return *h.caches.Load() }
 
 // Key returns an object's key in the store.
 func Key(k *kind.Kind, objectKey string) string { return Prefix + k.Storage + "/" + objectKey }
@@ -86,11 +91,12 @@ func (h *Hub) split(key string) (*Cache, string) {
 	if i < 0 {
 		return nil, ""
 	}
-	if c := h.byStorage[rest[:i]]; c != nil {
+	caches := h.byStorage()
+	if c := caches[rest[:i]]; c != nil {
 		return c, rest[i+1:]
 	}
 	if j := strings.IndexByte(rest[i+1:], '/'); j >= 0 {
-		if c := h.byStorage[rest[:i+1+j]]; c != nil {
+		if c := caches[rest[:i+1+j]]; c != nil {
 			return c, rest[i+j+2:]
 		}
 	}
@@ -100,6 +106,8 @@ func (h *Hub) split(key string) (*Cache, string) {
 // load makes the caches equal to the store: at first an empty tree is filled;
 // after a broken watch the differences become events.
 func (h *Hub) load(ctx context.Context) error {
+	h.dynamic.Lock()
+	defer h.dynamic.Unlock()
 	const page = 1000
 	seen := map[*Cache]map[string]bool{}
 	opts := store.RangeOptions{Limit: page}
@@ -111,7 +119,7 @@ func (h *Hub) load(ctx context.Context) error {
 		}
 		for _, kv := range r.KVs {
 			c, key := h.split(kv.Key)
-			if c == nil {
+			if c == nil || c.mode == detached {
 				continue
 			}
 			if seen[c] == nil {
@@ -121,7 +129,7 @@ func (h *Hub) load(ctx context.Context) error {
 			if old := c.Get(key); old != nil && old.Revision == kv.Revision {
 				continue
 			}
-			obj, err := h.decode(c.Kind, kv.Key, kv.Value)
+			obj, err := h.decode(c.Kind(), kv.Key, kv.Value)
 			if err != nil {
 				h.log.Error("stored object cannot be read: delete or restore it", "key", kv.Key, "error", err)
 				continue
@@ -137,10 +145,10 @@ func (h *Hub) load(ctx context.Context) error {
 			}
 		}
 		if !r.More {
-			for _, c := range h.byStorage {
+			for _, c := range h.byStorage() {
 				if first {
 					c.floor = r.Revision
-				} else {
+				} else if c.mode != detached {
 					h.prune(c, seen[c], r.Revision)
 				}
 			}
@@ -189,7 +197,7 @@ func (h *Hub) Run(ctx context.Context) error {
 func (h *Hub) follow(w store.Watcher) {
 	var aged <-chan time.Time
 	for {
-		if aged == nil && h.long {
+		if aged == nil && h.long.Load() {
 			aged = time.After(keepFor)
 		}
 		select {
@@ -199,11 +207,15 @@ func (h *Hub) follow(w store.Watcher) {
 			}
 			h.batch(batch)
 		case <-aged:
-			aged, h.long = nil, false
+			aged = nil
+			h.long.Store(false)
 			dropped := 0
-			for _, c := range h.byStorage {
+			for _, c := range h.byStorage() {
 				n, long := c.trim(h.now())
-				dropped, h.long = dropped+n, h.long || long
+				dropped += n
+				if long {
+					h.long.Store(true)
+				}
 			}
 			if dropped >= muchPast {
 				// Most of the heap may just have become garbage, and at rest the
@@ -218,28 +230,31 @@ func (h *Hub) batch(events []store.Event) {
 	now := h.now()
 	for i := range events {
 		e := &events[i]
-		c, key := h.split(e.Key)
-		if c == nil {
-			continue
+		if c, key := h.split(e.Key); c != nil && !c.postpone(e) {
+			h.one(c, e, key, now)
 		}
-		if e.Deleted {
-			c.apply(key, nil, e.Revision, now)
-			continue
-		}
-		item := h.claim(e, key)
-		if item == nil {
-			obj, err := h.decode(c.Kind, e.Key, e.Value)
-			if err != nil {
-				h.log.Error("stored object cannot be read", "key", e.Key, "error", err)
-				continue
-			}
-			item = NewItem(key, obj, e.Revision)
-		}
-		c.apply(key, item, e.Revision, now)
 	}
 	if n := len(events); n > 0 {
 		h.advance(events[n-1].Revision)
 	}
+}
+
+// one applies an event to its cache.
+func (h *Hub) one(c *Cache, e *store.Event, key string, now time.Time) {
+	if e.Deleted {
+		c.apply(key, nil, e.Revision, now)
+		return
+	}
+	item := h.claim(e, key)
+	if item == nil {
+		obj, err := h.decode(c.Kind(), e.Key, e.Value)
+		if err != nil {
+			h.log.Error("stored object cannot be read", "key", e.Key, "error", err)
+			return
+		}
+		item = NewItem(key, obj, e.Revision)
+	}
+	c.apply(key, item, e.Revision, now)
 }
 
 // Pending is a write under way whose object need not be decoded again.

@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"sync/atomic"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"knarr.dev/knarr/api/kind"
 )
 
@@ -28,6 +30,35 @@ type Item struct {
 
 	json  atomic.Pointer[[]byte]
 	proto atomic.Pointer[[]byte]
+	other atomic.Pointer[version]
+}
+
+// version is an object in another version than it is stored in.
+type version struct {
+	name string
+	item *Item
+	next *version
+}
+
+// As returns what KeepAs kept for a version, or nil.
+func (i *Item) As(name string) *Item {
+	for v := i.other.Load(); v != nil; v = v.next {
+		if v.name == name {
+			return v.item
+		}
+	}
+	return nil
+}
+
+// KeepAs keeps the object as it is in another version, for all its readers.
+func (i *Item) KeepAs(name string, obj kind.Object) *Item {
+	v := &version{name: name, item: NewItem(i.Key, obj, i.Revision)}
+	for {
+		v.next = i.other.Load()
+		if i.other.CompareAndSwap(v.next, v) {
+			return v.item
+		}
+	}
 }
 
 // NewItem wraps obj, which must not be changed afterwards, and stamps it with
@@ -52,6 +83,9 @@ func (i *Item) JSON() ([]byte, error) {
 
 // EncodeJSON encodes v as the API's JSON: no HTML escaping, no newline.
 func EncodeJSON(v any) ([]byte, error) {
+	if u, ok := v.(*unstructured.Unstructured); ok {
+		v = u.Object // spares a second pass over what its own encoder makes
+	}
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)
 	e.SetEscapeHTML(true) // as Kubernetes' own serializer

@@ -20,7 +20,7 @@ func TestTrimForgetsABurst(t *testing.T) {
 		c.apply("ns/a", NewItem("ns/a", &corev1.ConfigMap{}, int64(i+1)), int64(i+1), start)
 	}
 	h.revision.Store(n)
-	if !h.long {
+	if !h.long.Load() {
 		t.Fatal("the hub was not told that there is something to forget")
 	}
 	behind, err := c.Watch(1)

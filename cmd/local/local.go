@@ -149,7 +149,7 @@ func (c *Client) Delete(ctx context.Context, k client.Key, opts metav1.DeleteOpt
 func (c *Client) Resources(context.Context) ([]client.ResourceInfo, error) {
 	var out []client.ResourceInfo
 	for _, res := range c.s.Registry.Resources() {
-		if res.IsView() {
+		if !res.Primary {
 			continue
 		}
 		verbs := res.Verbs
