@@ -122,7 +122,11 @@ func (s *Server) agentURL(pod *corev1.Pod) (*url.URL, error) {
 	if it == nil {
 		return nil, apierrors.NewNotFound(nodes.GroupResource(), pod.Spec.NodeName)
 	}
-	node := it.Object.(*corev1.Node)
+	return s.nodeURL(it.Object.(*corev1.Node))
+}
+
+// nodeURL is where a node's agent serves.
+func (s *Server) nodeURL(node *corev1.Node) (*url.URL, error) {
 	for _, a := range node.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP {
 			host := a.Address

@@ -28,6 +28,8 @@ func anyTransformation(as, group, version string) bool {
 	return as == "Table" || as == "PartialObjectMetadata" || as == "PartialObjectMetadataList"
 }
 
+func noTransformation(string, string, string) bool { return false }
+
 // negotiate picks the first clause of the Accept header that the endpoint can
 // answer. Clients list them in order of preference, without weights.
 func negotiate(r *http.Request, offers wantsAs) (format, error) {

@@ -51,7 +51,7 @@ func (s *Server) serveReview(w http.ResponseWriter, r *http.Request, info *reque
 			writeError(w, r, apierrors.NewMethodNotSupported(schema.GroupResource{Group: info.Group, Resource: info.Resource}, info.Verb))
 			return true
 		}
-		f, err := negotiate(r, anyTransformation)
+		f, err := negotiate(r, noTransformation) // an answer has no table
 		obj := rv.new()
 		if err == nil {
 			err = decode(w, r, rv.gvk, obj)

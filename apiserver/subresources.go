@@ -40,6 +40,8 @@ func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *
 		err = s.issueToken(w, r, q)
 	case sub == "pods/log", sub == "pods/exec", sub == "pods/attach", sub == "pods/portforward":
 		err = s.connectPod(w, r, info, q)
+	case sub == "pods/proxy", sub == "services/proxy", sub == "nodes/proxy":
+		err = s.connectProxy(w, r, info, q)
 	case known405[sub]:
 		methodNotAllowed(w, r)
 	default:
@@ -239,6 +241,9 @@ func IssueToken(reg *registry.Registry, tokens *auth.Tokens, sa *corev1.ServiceA
 			b.Pod = named
 			if pod.Spec.NodeName != "" {
 				b.Node = &auth.NamedObject{Name: pod.Spec.NodeName}
+				if node := reg.Resource(nodesGVR).Cache.Get(pod.Spec.NodeName); node != nil {
+					b.Node.UID = node.Object.GetUID()
+				}
 			}
 		case "Secret":
 			b.Secret = named
@@ -256,6 +261,8 @@ func IssueToken(reg *registry.Registry, tokens *auth.Tokens, sa *corev1.ServiceA
 	t.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires)}
 	return nil
 }
+
+var nodesGVR = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
 
 func boundObject(reg *registry.Registry, namespace string, ref *authenticationv1.BoundObjectReference) (kind.Object, error) {
 	resource := map[string]string{"Pod": "pods", "Secret": "secrets", "Node": "nodes"}[ref.Kind]

@@ -11,6 +11,7 @@ import (
 	"knarr.dev/knarr/controller/nodelifecycle"
 	"knarr.dev/knarr/controller/podgc"
 	"knarr.dev/knarr/controller/replicaset"
+	"knarr.dev/knarr/controller/resourcequota"
 	"knarr.dev/knarr/controller/roleaggregation"
 	"knarr.dev/knarr/controller/rootca"
 	"knarr.dev/knarr/controller/serviceaccount"
@@ -43,6 +44,7 @@ func All(o Options) []engine.Controller {
 		nodelifecycle.New(),
 		nodelifecycle.NewEviction(),
 		podgc.New(o.EndedPods),
+		resourcequota.New(),
 		garbagecollector.New(),
 	}
 }

@@ -2,6 +2,7 @@
 package certificates
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -35,10 +36,8 @@ func CertificateSigningRequest() *kind.Kind {
 		Others: []kind.Subresource{{
 			Name: "approval", GVK: Request, Verbs: []string{"get", "patch", "update"},
 			Prepare: kind.Pair(func(r, old *certificatesv1.CertificateSigningRequest) {
-				verdict := conditions(r, isVerdict)
 				kind.KeepAllButStatus(r, old)
-				r.Status = *old.Status.DeepCopy()
-				r.Status.Conditions = append(verdict, conditions(old, isNotVerdict)...)
+				r.Status.Certificate = slices.Clone(old.Status.Certificate)
 			}),
 			Validate: kind.CheckChange(validateApproval),
 		}},

@@ -5,9 +5,11 @@ package events
 
 import (
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/fields"
 
 	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/api/core"
@@ -20,9 +22,19 @@ func Event() *kind.Kind {
 		Group: "events.k8s.io", Version: "v1", Kind: "Event", Resource: "events", ShortNames: []string{"ev"}, Namespaced: true,
 		ValidName:    check.PathSegment,
 		NoGeneration: true, AllowCreateOnUpdate: true,
+		Fields: func(o kind.Object) fields.Set {
+			set := fields.Set{}
+			for name, v := range core.Event().Fields(o) {
+				set[renamed.Replace(name)] = v
+			}
+			return set
+		},
 		Hub: core.Event().GVK(), ToHub: toHub, FromHub: fromHub,
 	}
 }
+
+// renamed has the view's names for the core event's fields.
+var renamed = strings.NewReplacer("involvedObject.", "regarding.", "reportingComponent", "reportingController")
 
 func toHub(o kind.Object) (kind.Object, error) {
 	e, ok := o.(*eventsv1.Event)

@@ -181,6 +181,9 @@ func (c *claims) user() *authenticationv1.UserInfo {
 	}
 	if b.Node != nil {
 		u.Extra["authentication.kubernetes.io/node-name"] = authenticationv1.ExtraValue{b.Node.Name}
+		if b.Node.UID != "" {
+			u.Extra["authentication.kubernetes.io/node-uid"] = authenticationv1.ExtraValue{string(b.Node.UID)}
+		}
 	}
 	return u
 }

@@ -156,6 +156,11 @@ func (c *collector) judge(ctx context.Context, v vertex, obj client.Object) erro
 	}
 	policy := metav1.DeletePropagationBackground
 	if deps, _ := c.graph.of(v.uid); waiting > 0 && len(deps) > 0 {
+		if slices.ContainsFunc(deps, func(d vertex) bool { return d.foreground }) && slices.ContainsFunc(obj.GetOwnerReferences(), blocks) {
+			// Perhaps a circle, in which each waits for the next: this one lets go.
+			// The change of its references brings it back here.
+			return c.unblockOwners(ctx, v, obj)
+		}
 		policy = metav1.DeletePropagationForeground
 	} else if slices.Contains(obj.GetFinalizers(), metav1.FinalizerOrphanDependents) {
 		policy = metav1.DeletePropagationOrphan
@@ -221,6 +226,15 @@ func (c *collector) resource(ctx context.Context, gk schema.GroupKind) (client.R
 func (c *collector) dropOwners(ctx context.Context, v vertex, obj client.Object, drop func(metav1.OwnerReference) bool) error {
 	left := slices.DeleteFunc(slices.Clone(obj.GetOwnerReferences()), drop)
 	return c.patch(ctx, v, obj, "ownerReferences", left, len(left) == 0)
+}
+
+// unblockOwners lets the owners of an object go before it.
+func (c *collector) unblockOwners(ctx context.Context, v vertex, obj client.Object) error {
+	refs := slices.Clone(obj.GetOwnerReferences())
+	for i := range refs {
+		refs[i].BlockOwnerDeletion = nil
+	}
+	return c.patch(ctx, v, obj, "ownerReferences", refs, false)
 }
 
 func (c *collector) dropFinalizer(ctx context.Context, v vertex, obj client.Object, name string) error {

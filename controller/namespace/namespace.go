@@ -67,8 +67,13 @@ func reconcile(ctx context.Context, env *engine.Env, name string) (time.Duration
 		return 0, fmt.Errorf("listing the resources to delete in namespace %s: %w", name, err)
 	}
 	left := remains{resources: map[string]int{}, finalizers: map[string]int{}}
+	// Pods go first: what they use, and policies that guard them, outlive them.
+	empty(ctx, env, name, client.Pods, &left)
 	for _, info := range infos {
-		if info.Namespaced && slices.Contains(info.Verbs, "delete") && slices.Contains(info.Verbs, "list") {
+		if left.resources[remainsKey(client.Pods)] > 0 {
+			break
+		}
+		if info.Namespaced && info.Resource != client.Pods && slices.Contains(info.Verbs, "delete") && slices.Contains(info.Verbs, "list") {
 			empty(ctx, env, name, info.Resource, &left)
 		}
 	}
@@ -122,13 +127,15 @@ func empty(ctx context.Context, env *engine.Env, namespace string, r client.Reso
 		return
 	}
 	cache.List(namespace, nil, func(o client.Object) bool {
-		left.resources[r.Resource+"."+r.Group]++
+		left.resources[remainsKey(r)]++
 		for _, f := range o.GetFinalizers() {
 			left.finalizers[f]++
 		}
 		return true
 	})
 }
+
+func remainsKey(r client.Resource) string { return r.Resource + "." + r.Group }
 
 // conditions says what a namespace waits for.
 func conditions(old []corev1.NamespaceCondition, left remains, now metav1.Time) []corev1.NamespaceCondition {
