@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -111,7 +112,7 @@ func startWith(t *testing.T, place func(dir string) string, flags ...string) *cl
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes namespaces, mounts and control groups")
 	}
-	n := int(instances.Add(1))
+	n := int(instances.Add(1)) + firstInstance()
 	dir := t.TempDir()
 	c := &cluster{t: t, name: fmt.Sprintf("e2e%d", n), dir: dir, data: place(dir), flags: flags}
 	var err error
@@ -135,6 +136,16 @@ func startWith(t *testing.T, place func(dir string) string, flags ...string) *cl
 		t.Fatal(err)
 	}
 	return c
+}
+
+// firstInstance keeps runs on one machine apart: KNARR_E2E_FIRST is added to the
+// numbers of instances.
+func firstInstance() int {
+	n, err := strconv.Atoi(os.Getenv("KNARR_E2E_FIRST"))
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func freePort(t *testing.T) int {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -42,10 +43,12 @@ func (c *cluster) containerProcs() []string {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	// A further node's group has its number behind the name.
+	mine := regexp.MustCompile("/" + c.name + "(-[0-9]+)?/kubepods")
 	var out []string
 	for _, d := range dirs {
 		cg, err := os.ReadFile(d + "/cgroup")
-		if err == nil && strings.Contains(string(cg), "/"+c.name+"/kubepods") {
+		if err == nil && mine.Match(cg) {
 			out = append(out, d)
 		}
 	}
