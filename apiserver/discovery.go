@@ -98,6 +98,8 @@ func resourcesOf(res *registry.Resource) []metav1.APIResource {
 	return out
 }
 
+var proxyVerbs = []string{"create", "delete", "get", "patch", "update"}
+
 // builtinSubresources are those whose behaviour is this server's.
 var builtinSubresources = map[schema.GroupVersionResource][]kind.Subresource{
 	{Version: "v1", Resource: "pods"}: {
@@ -107,6 +109,13 @@ var builtinSubresources = map[schema.GroupVersionResource][]kind.Subresource{
 		{Name: "exec", GVK: schema.GroupVersionKind{Kind: "PodExecOptions"}, Verbs: []string{"create", "get"}},
 		{Name: "log", GVK: schema.GroupVersionKind{Kind: "Pod"}, Verbs: []string{"get"}},
 		{Name: "portforward", GVK: schema.GroupVersionKind{Kind: "PodPortForwardOptions"}, Verbs: []string{"create", "get"}},
+		{Name: "proxy", GVK: schema.GroupVersionKind{Kind: "PodProxyOptions"}, Verbs: proxyVerbs},
+	},
+	{Version: "v1", Resource: "services"}: {
+		{Name: "proxy", GVK: schema.GroupVersionKind{Kind: "ServiceProxyOptions"}, Verbs: proxyVerbs},
+	},
+	{Version: "v1", Resource: "nodes"}: {
+		{Name: "proxy", GVK: schema.GroupVersionKind{Kind: "NodeProxyOptions"}, Verbs: proxyVerbs},
 	},
 	{Version: "v1", Resource: "namespaces"}: {
 		{Name: "finalize", GVK: schema.GroupVersionKind{Kind: "Namespace"}, Verbs: []string{"update"}},

@@ -1,16 +1,22 @@
 package apiserver
 
 import (
+	"context"
 	"errors"
+	"log/slog"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/admission"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/registry"
 	"knarr.dev/knarr/apiserver/watchcache"
+	"knarr.dev/knarr/apiserver/webhook"
 )
 
 // Lookup reads the registry's caches for admission and authorization. Its parts
@@ -47,6 +53,44 @@ func (l *Lookup) Each(gvr schema.GroupVersionResource, namespace string, visit f
 		prefix = namespace + "/"
 	}
 	res.Cache.Snapshot().Ascend(prefix, "", func(i *watchcache.Item) bool { return visit(i.Object) })
+}
+
+// Stamp rises with every change of a resource's objects, and of what is served.
+func (l *Lookup) Stamp(gvr schema.GroupVersionResource) int64 {
+	stamp := l.Registry.Generation()
+	if res := l.Registry.Resource(gvr); res != nil {
+		stamp += res.Cache.Changes()
+	}
+	return stamp
+}
+
+// ChangeStatus changes the status of an object that the caches have, as the server
+// itself. It is tried again when another writer was faster.
+func (l *Lookup) ChangeStatus(ctx context.Context, gvr schema.GroupVersionResource, namespace, name string, change func(kind.Object) error) error {
+	q := registry.Request{User: auth.Component("system:apiserver", auth.GroupMasters), Resource: l.Registry.Resource(gvr), Namespace: namespace, Name: name, Subresource: "status"}
+	for {
+		old := l.One(gvr, namespace, name)
+		if old == nil {
+			return nil // gone: nothing to change
+		}
+		next := old.DeepCopyObject().(kind.Object)
+		if err := change(next); err != nil {
+			return err
+		}
+		_, _, err := l.Registry.Update(ctx, q, next)
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+	}
+}
+
+// Admission returns what admission asks of the rest of the server; caller calls its
+// webhooks.
+func (l *Lookup) Admission(authz *auth.RBAC, caller *webhook.Caller, now func() time.Time, log *slog.Logger) admission.Deps {
+	return admission.Deps{
+		Lookup: l.One, Each: l.Each, ChangeStatus: l.ChangeStatus, Now: now, Stamp: l.Stamp, Caller: caller, Authorize: authz.Allowed, Log: log,
+		Versions: func(res *registry.Resource) []*registry.Resource { return l.Registry.Versions(res) },
+	}
 }
 
 func rbacResource(name string) schema.GroupVersionResource {

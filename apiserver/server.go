@@ -51,6 +51,7 @@ type Server struct {
 	tokens  *auth.Tokens
 	version version.Info
 	kubelet Kubelet
+	outward *http.Transport // to pods and services
 	now     func() time.Time
 	log     *slog.Logger
 	metrics *metrics
@@ -67,7 +68,7 @@ type Server struct {
 func New(ctx context.Context, cfg Config) *Server {
 	s := &Server{
 		reg: cfg.Registry, authn: cfg.Authn, authz: cfg.Authz, tokens: cfg.Tokens,
-		version: cfg.Version, kubelet: cfg.Kubelet, now: cfg.Now, log: cfg.Log, metrics: newMetrics(),
+		version: cfg.Version, kubelet: cfg.Kubelet, outward: newOutward(), now: cfg.Now, log: cfg.Log, metrics: newMetrics(),
 	}
 	s.stopping, s.stop = context.WithCancel(ctx)
 	return s

@@ -81,10 +81,12 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		return cp, fmt.Errorf("network.nodePorts %q: %w", cfg.Network.NodePorts, err)
 	}
 	look := &apiserver.Lookup{}
+	rbac := &auth.RBAC{Roles: look}
+	caller := webhook.New(look.ServiceAddress)
 	cp.registry, err = registry.Open(ctx, registry.Config{
 		Store: cp.store, Sealer: sealer, Kinds: api.Kinds(), SingleServer: len(cfg.Store.Endpoints) == 0,
 		Services: registry.ServiceRanges{ClusterIPs: netip.MustParsePrefix(cfg.Network.ServiceCIDR), NodePortMin: lo, NodePortMax: hi},
-		Admit:    admission.List(admission.Deps{Lookup: look.One, Each: look.Each, Now: time.Now}),
+		Admit:    admission.List(look.Admission(rbac, caller, time.Now, log)),
 		Mutated:  mutationReport(log), Now: time.Now, Log: log,
 	})
 	if err != nil {
@@ -92,8 +94,7 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	}
 	look.Registry = cp.registry
 	tokens.Live = look.Live
-	rbac := &auth.RBAC{Roles: look}
-	cp.definitions = crd.New(cp.registry, webhook.New(nil), time.Now, log)
+	cp.definitions = crd.New(cp.registry, caller, time.Now, log)
 	if err := cp.definitions.Load(ctx); err != nil {
 		return cp, err
 	}

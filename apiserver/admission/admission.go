@@ -3,12 +3,17 @@
 package admission
 
 import (
+	"log/slog"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/admission/hooks"
+	"knarr.dev/knarr/apiserver/admission/match"
+	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/registry"
+	"knarr.dev/knarr/apiserver/webhook"
 )
 
 // Lookup reads an object from the caches; nil if it does not exist.
@@ -23,16 +28,37 @@ type Deps struct {
 	Lookup Lookup
 	Each   Each
 	Now    func() time.Time
+	// ChangeStatus writes an object's status.
+	ChangeStatus ChangeStatus
+	// Stamp rises with every change of a resource's objects, and of what is served.
+	Stamp func(schema.GroupVersionResource) int64
+	// Versions lists a resource's versions, itself first.
+	Versions func(*registry.Resource) []*registry.Resource
+	// Caller calls webhooks.
+	Caller *webhook.Caller
+	// Authorize tells what a user may do, for expressions that ask.
+	Authorize func(*auth.Action) bool
+	Log       *slog.Logger
+}
+
+func (d Deps) hooks() hooks.Config {
+	return hooks.Config{Each: d.Each, Labels: match.NamespaceLabels(d.Lookup), Stamp: d.Stamp, Versions: d.Versions,
+		Caller: d.Caller, Authorize: d.Authorize, Log: d.Log}
 }
 
 // List returns the steps in their order.
 func List(d Deps) []registry.Admission {
 	return []registry.Admission{
 		namespaceLifecycle(d),
+		limitRanger(d),
 		serviceAccount(d),
 		priority(d),
 		tolerations(),
 		runtimeClass(),
+		certificateRequest(d),
+		hooks.Mutating(d.hooks()),
+		hooks.Validating(d.hooks()),
+		resourceQuota(d),
 	}
 }
 

@@ -49,7 +49,7 @@ type Options struct {
 	Kinds []*kind.Kind
 	// Kubelet reaches agents.
 	Kubelet http.RoundTripper
-	// Resolve finds the services of webhooks; nil: there are none.
+	// Resolve finds the services of webhooks; nil: as the server does.
 	Resolve webhook.Resolver
 	// Unwatched leaves out the detector of changed shared objects, for benchmarks.
 	Unwatched bool
@@ -93,9 +93,14 @@ func Start(t testing.TB, o Options) *Server {
 		t.Fatal(err)
 	}
 	look := &apiserver.Lookup{}
+	s.Authz = &auth.RBAC{Roles: look}
+	resolve := o.Resolve
+	if resolve == nil {
+		resolve = look.ServiceAddress
+	}
 	cfg := registry.Config{
 		Store: s.Store, Sealer: sealer, Kinds: o.Kinds, SingleServer: true, Services: o.Services,
-		Admit: admission.List(admission.Deps{Lookup: look.One, Each: look.Each, Now: time.Now}),
+		Admit: admission.List(look.Admission(s.Authz, webhook.New(resolve), time.Now, log)),
 		Now:   time.Now, Log: log,
 	}
 	if !o.Unwatched {
@@ -105,14 +110,13 @@ func Start(t testing.TB, o Options) *Server {
 		t.Fatal(err)
 	}
 	look.Registry, s.Tokens.Live = s.Registry, look.Live
-	s.Authz = &auth.RBAC{Roles: look}
 	srv := apiserver.New(ctx, apiserver.Config{
 		Registry: s.Registry, Authn: &auth.Authenticator{Tokens: s.Tokens}, Authz: s.Authz, Tokens: s.Tokens,
 		Version: version.Info{Major: "1", Minor: "36", GitVersion: "v1.36.3+knarr"},
 		Kubelet: apiserver.Kubelet{Transport: o.Kubelet}, Now: time.Now, Log: log,
 	})
 	s.Handler = srv.Handler()
-	s.Definitions = crd.New(s.Registry, webhook.New(o.Resolve), time.Now, log)
+	s.Definitions = crd.New(s.Registry, webhook.New(resolve), time.Now, log)
 	if err := s.Definitions.Load(ctx); err != nil {
 		t.Fatal(err)
 	}

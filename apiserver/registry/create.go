@@ -89,6 +89,7 @@ func (r *Registry) create(ctx context.Context, q *Request, obj kind.Object) (*wa
 	if err := r.mutate(ctx, attrs); err != nil {
 		return nil, err
 	}
+	obj = attrs.Object
 	obj.SetUID(uuid.NewUUID())
 	obj.SetCreationTimestamp(metav1.NewTime(r.cfg.Now()).Rfc3339Copy())
 	obj.SetDeletionTimestamp(nil)

@@ -78,7 +78,12 @@ func (r *Registry) deleteOnce(ctx context.Context, q *Request, it *watchcache.It
 	if err := preconditions(q, opts.Preconditions, old); err != nil {
 		return nil, false, true, err
 	}
-	if err := r.validate(ctx, r.attributes(q, Delete, nil, old)); err != nil {
+	attrs := r.attributes(q, Delete, nil, old)
+	attrs.Options = &opts
+	if err := r.mutate(ctx, attrs); err != nil {
+		return nil, false, true, err
+	}
+	if err := r.validate(ctx, attrs); err != nil {
 		return nil, false, true, err
 	}
 	obj := old.DeepCopyObject().(kind.Object)

@@ -28,7 +28,12 @@ func (r *Registry) Bind(ctx context.Context, q Request, b *corev1.Binding) error
 		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), q.Name,
 			field.ErrorList{field.NotSupported(field.NewPath("target", "kind"), b.Target.Kind, []string{"Node", "<empty>"})})
 	}
-	_, err := r.modify(ctx, &q, func(old kind.Object) (kind.Object, error) {
+	out, err := r.Admit(ctx, &q, Create, corev1.SchemeGroupVersion.WithKind("Binding"), b, nil)
+	if err != nil {
+		return err
+	}
+	b = out.(*corev1.Binding)
+	_, err = r.modify(ctx, &q, func(old kind.Object) (kind.Object, error) {
 		pod := old.DeepCopyObject().(*corev1.Pod)
 		switch {
 		case b.UID != "" && b.UID != pod.UID:
@@ -77,12 +82,17 @@ func (r *Registry) Evict(ctx context.Context, q Request, e *policyv1.Eviction) e
 			return blocked
 		}
 	}
+	body, err := r.Admit(ctx, &q, Create, policyv1.SchemeGroupVersion.WithKind("Eviction"), e, nil)
+	if err != nil {
+		return err
+	}
+	e = body.(*policyv1.Eviction)
 	opts := metav1.DeleteOptions{}
 	if e.DeleteOptions != nil {
 		opts = *e.DeleteOptions
 	}
 	q.Subresource = ""
-	_, _, err := r.Delete(ctx, q, opts)
+	_, _, err = r.Delete(ctx, q, opts)
 	return err
 }
 
@@ -127,6 +137,11 @@ func (r *Registry) UpdateScale(ctx context.Context, q Request, change func(*auto
 		if err != nil {
 			return nil, err
 		}
+		body, err := r.Admit(ctx, &q, Update, autoscalingv1.SchemeGroupVersion.WithKind("Scale"), s, ScaleOf(res, old))
+		if err != nil {
+			return nil, err
+		}
+		s = body.(*autoscalingv1.Scale)
 		if s.Spec.Replicas < 0 {
 			return nil, apierrors.NewInvalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), q.Name, field.ErrorList{
 				field.Invalid(field.NewPath("spec", "replicas"), s.Spec.Replicas, "must be greater than or equal to 0")})

@@ -141,7 +141,8 @@ type Request struct {
 	// Warn receives warnings for the client; nil drops them.
 	Warn func(string)
 
-	applied bool // server-side apply has set the managed fields already
+	applied  bool // server-side apply has set the managed fields already
+	admitted bool // admission has seen the body of a subresource, see Admit
 }
 
 func (q *Request) warn(text string) {

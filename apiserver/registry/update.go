@@ -109,6 +109,10 @@ func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.It
 	if err := r.mutate(ctx, attrs); err != nil {
 		return nil, err
 	}
+	if obj = attrs.Object; attrs.replaced {
+		r.prepareUpdate(q, obj, old)
+		r.default_(res, obj)
+	}
 	if res.Canonicalize != nil {
 		res.Canonicalize(obj)
 	}
