@@ -23,8 +23,11 @@ func CustomResourceDefinition() *kind.Kind {
 	return &kind.Kind{
 		Group: apiextensionsv1.GroupName, Version: "v1", Kind: "CustomResourceDefinition", Resource: "customresourcedefinitions",
 		ShortNames: []string{"crd", "crds"}, Categories: []string{"api-extensions"}, HasStatus: true,
-		Storage:       apiextensionsv1.GroupName + "/customresourcedefinitions",
-		New:           func() kind.Object { return &apiextensionsv1.CustomResourceDefinition{} },
+		Storage: apiextensionsv1.GroupName + "/customresourcedefinitions",
+		New: func() kind.Object {
+			// With its type: the field manager knows it by nothing else.
+			return &apiextensionsv1.CustomResourceDefinition{TypeMeta: metav1.TypeMeta{APIVersion: apiextensionsv1.SchemeGroupVersion.String(), Kind: "CustomResourceDefinition"}}
+		},
 		NewList:       func() runtime.Object { return &apiextensionsv1.CustomResourceDefinitionList{} },
 		Default:       kind.Each(Default),
 		PrepareCreate: kind.Each(prepareCreate),

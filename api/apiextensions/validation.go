@@ -23,6 +23,8 @@ func validate(ctx context.Context, d, old *apiextensionsv1.CustomResourceDefinit
 		if before, err = Internal(old); err != nil {
 			return field.ErrorList{field.InternalError(nil, err)}
 		}
+		// The registry has compared the revisions, and takes none for any.
+		in.ResourceVersion = before.ResourceVersion
 	}
 	switch {
 	case old == nil:

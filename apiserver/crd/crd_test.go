@@ -116,6 +116,17 @@ func (c *cluster) foos(version string) dynamic.ResourceInterface {
 	return c.dyn.Resource(schema.GroupVersionResource{Group: group, Version: version, Resource: "foos"}).Namespace("a")
 }
 
+// watchFoos returns a channel that is closed when the served kind changes or goes.
+func (c *cluster) watchFoos(t testing.TB) <-chan watch.Event {
+	t.Helper()
+	w, err := c.foos("v1").Watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Stop)
+	return w.ResultChan()
+}
+
 func object(t testing.TB, text string) *unstructured.Unstructured {
 	t.Helper()
 	u := &unstructured.Unstructured{}

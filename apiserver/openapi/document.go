@@ -70,6 +70,9 @@ func pathsOf(k *kind.Kind) map[string][]string {
 	if k.HasStatus {
 		out[collection+"/{name}/status"] = []string{"get", "update", "patch"}
 	}
+	if k.Scale != nil {
+		out[collection+"/{name}/scale"] = []string{"get", "update", "patch"}
+	}
 	return out
 }
 
