@@ -149,7 +149,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		return err
 	}
 	context.AfterFunc(ctx, func() { conn.Close() })
-	nw := network.New(network.Config{NodeName: n.cfg.Node.Name, Client: acc.client, Dataplane: n.data, Clock: clock.RealClock{}, Log: n.log})
+	nw := network.New(network.Config{NodeName: n.cfg.Node.Name, Client: acc.client, Dataplane: n.data, Remote: acc.remote, Clock: clock.RealClock{}, Log: n.log})
 	a, err := agent.New(agent.Config{
 		NodeName: n.cfg.Node.Name, Client: acc.client, EachObject: acc.remote, CRI: conn,
 		Recorder: recorder(ctx, g, acc.client, "kubelet", n.cfg.Node.Name, n.log),

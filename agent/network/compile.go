@@ -87,7 +87,7 @@ func backends(port *corev1.ServicePort, slices []*discoveryv1.EndpointSlice, nod
 		}
 		for i := range s.Endpoints {
 			e := &s.Endpoints[i]
-			if e.Conditions.Ready != nil && !*e.Conditions.Ready {
+			if !isReady(e) {
 				continue
 			}
 			local := e.NodeName != nil && *e.NodeName == node

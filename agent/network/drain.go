@@ -27,7 +27,7 @@ const (
 // leaves is over: the other half belongs to the pod's own shutdown.
 //
 //	deletionTimestamp ─> EndpointSlices show it not ready ─> the kernel has it
-//	─> connections end ─> (preStop, SIGTERM: the caller)
+//	─> so have those of all Ready nodes ─> connections end ─> (preStop, SIGTERM: the caller)
 func (n *Network) Drain(ctx context.Context, pod *corev1.Pod) error {
 	services := n.selecting(pod)
 	if len(services) == 0 || pod.Status.PodIP == "" {
@@ -41,7 +41,11 @@ func (n *Network) Drain(ctx context.Context, pod *corev1.Pod) error {
 	if err := n.awaitRemoval(ctx, pod, services); err != nil {
 		return err
 	}
+	rev := n.shownAt(pod, services)
 	if err := n.sync(ctx, services); err != nil {
+		return err
+	}
+	if err := n.awaitNodes(ctx, rev); err != nil {
 		return err
 	}
 	for _, ip := range pod.Status.PodIPs {
@@ -70,12 +74,7 @@ func (n *Network) selecting(pod *corev1.Pod) []types.NamespacedName {
 // awaitRemoval blocks until no slice shows the pod as ready.
 func (n *Network) awaitRemoval(ctx context.Context, pod *corev1.Pod, services []types.NamespacedName) error {
 	changed := make(chan struct{}, 1)
-	defer n.slices.Subscribe(func(client.Event) {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	})()
+	defer n.slices.Subscribe(func(client.Event) { signal(changed) })()
 	for n.shown(pod, services) {
 		select {
 		case <-changed:
@@ -94,13 +93,34 @@ func (n *Network) shown(pod *corev1.Pod, services []types.NamespacedName) bool {
 		for _, s := range n.slicesOf(key) {
 			for i := range s.Endpoints {
 				e := &s.Endpoints[i]
-				if shows(e, pod) && (e.Conditions.Ready == nil || *e.Conditions.Ready) {
+				if shows(e, pod) && isReady(e) {
 					return true
 				}
 			}
 		}
 	}
 	return false
+}
+
+// shownAt is the last revision of the slices that name the pod; of all slices of
+// its services, if none does any more.
+func (n *Network) shownAt(pod *corev1.Pod, services []types.NamespacedName) uint64 {
+	var naming, any uint64
+	for _, key := range services {
+		for _, s := range n.slicesOf(key) {
+			rev := revision(s.ResourceVersion)
+			any = max(any, rev)
+			for i := range s.Endpoints {
+				if shows(&s.Endpoints[i], pod) {
+					naming = max(naming, rev)
+				}
+			}
+		}
+	}
+	if naming > 0 {
+		return naming
+	}
+	return any
 }
 
 func shows(e *discoveryv1.Endpoint, pod *corev1.Pod) bool {

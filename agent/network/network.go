@@ -32,8 +32,11 @@ type Config struct {
 	NodeName  string
 	Client    client.Interface
 	Dataplane Dataplane
-	Clock     clock.Clock
-	Log       *slog.Logger
+	// Remote: the API is in another process, so that the list of all nodes is not
+	// at hand.
+	Remote bool
+	Clock  clock.Clock
+	Log    *slog.Logger
 }
 
 // Network translates services for one node.
@@ -41,11 +44,16 @@ type Network struct {
 	cfg      Config
 	services client.Cache
 	slices   client.Cache
+	nodes    client.Cache // nil if Remote
 	kick     chan struct{}
+	applied  chan struct{} // something is to be published
 
 	mu       sync.Mutex
 	dirty    map[types.NamespacedName]bool
 	barriers []chan struct{}
+	seen     uint64 // last revision of slices that an event told
+	tell     bool   // other nodes wait for it
+	inForce  uint64 // last revision of slices that the kernel has
 
 	// only Run's goroutine uses these
 	compiled map[types.NamespacedName][]spec.Service
@@ -54,10 +62,14 @@ type Network struct {
 
 // New returns a Network; Run keeps the data path current.
 func New(cfg Config) *Network {
-	return &Network{
+	n := &Network{
 		cfg: cfg, services: cfg.Client.Cache(client.Services, ""), slices: cfg.Client.Cache(client.EndpointSlices, ""),
-		kick: make(chan struct{}, 1), dirty: map[types.NamespacedName]bool{}, compiled: map[types.NamespacedName][]spec.Service{},
+		kick: make(chan struct{}, 1), applied: make(chan struct{}, 1), tell: true, dirty: map[types.NamespacedName]bool{}, compiled: map[types.NamespacedName][]spec.Service{},
 	}
+	if !cfg.Remote {
+		n.nodes = cfg.Client.Cache(client.Nodes, "")
+	}
+	return n
 }
 
 // Run applies changes until ctx ends; the kernel's state stays.
@@ -76,11 +88,23 @@ func (n *Network) Run(ctx context.Context) error {
 		n.mark(types.NamespacedName{Namespace: e.Object.GetNamespace(), Name: e.Object.GetName()})
 	})()
 	defer n.slices.Subscribe(func(e client.Event) {
+		n.noteSlice(e)
 		n.mark(serviceOf(e.Object))
 		if e.Old != nil {
 			n.mark(serviceOf(e.Old))
 		}
 	})()
+	if n.nodes != nil {
+		// The first other node makes this one worth waiting for.
+		defer n.nodes.Subscribe(func(e client.Event) {
+			if e.Type == client.Added {
+				signal(n.applied)
+			}
+		})()
+	}
+	var publisher sync.WaitGroup
+	defer publisher.Wait()
+	publisher.Go(func() { n.publish(ctx) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -105,18 +129,15 @@ func (n *Network) mark(key types.NamespacedName) {
 	n.wake()
 }
 
-func (n *Network) wake() {
-	select {
-	case n.kick <- struct{}{}:
-	default:
-	}
-}
+func (n *Network) wake() { signal(n.kick) }
 
 // apply compiles what changed and sets the whole state.
 func (n *Network) apply(ctx context.Context) {
 	n.mu.Lock()
 	dirty, barriers := n.dirty, n.barriers
 	n.dirty, n.barriers = map[types.NamespacedName]bool{}, nil
+	seen, tell := n.seen, n.tell
+	n.tell = false
 	n.mu.Unlock()
 	for key := range dirty {
 		n.compile(key)
@@ -127,6 +148,12 @@ func (n *Network) apply(ctx context.Context) {
 	}
 	err := n.cfg.Dataplane.Set(ctx, state)
 	n.report(err)
+	n.mu.Lock()
+	n.inForce = seen
+	n.mu.Unlock()
+	if tell {
+		signal(n.applied)
+	}
 	for _, b := range barriers {
 		close(b)
 	}
