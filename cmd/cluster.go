@@ -298,13 +298,21 @@ func nodeReady(n *corev1.Node) bool {
 func (c *Config) noteStart() error {
 	b, err := yaml.Marshal(c)
 	if err == nil {
-		err = os.WriteFile(c.startedFile(), b, 0o600)
+		err = replaceFile(c.startedFile(), b)
 	}
 	if err == nil {
-		err = os.WriteFile(c.pidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
+		err = replaceFile(c.pidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"))
 	}
 	if err != nil {
 		return fmt.Errorf("note the start: %w", err)
 	}
 	return nil
+}
+
+// replaceFile writes a file that others may be reading.
+func replaceFile(path string, b []byte) error {
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }

@@ -189,7 +189,7 @@ func (n *furtherNode) prepare(ctx context.Context, cp *controlPlane, gateway net
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(n.cfg.startedFile(), b, 0o600); err != nil {
+	if err := replaceFile(n.cfg.startedFile(), b); err != nil {
 		return fmt.Errorf("configuration of node %s: %w", n.cfg.Node.Name, err)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"text/tabwriter"
 	"time"
 
@@ -64,7 +65,7 @@ func status(c *cobra.Command, cfg *Config, out io.Writer) error {
 		if nodeReady(&n) {
 			state = "ready"
 		}
-		fmt.Fprintf(w, "node\t%s is %s\n", n.Name, state)
+		fmt.Fprintf(w, "node\t%s is %s%s\n", n.Name, state, furtherProcess(cfg, n.Name))
 	}
 	count := map[corev1.PodPhase]int{}
 	for _, p := range pods.Items {
@@ -72,6 +73,18 @@ func status(c *cobra.Command, cfg *Config, out io.Writer) error {
 	}
 	fmt.Fprintf(w, "pods\t%d running, %d pending, %d failed\n", count[corev1.PodRunning], count[corev1.PodPending], count[corev1.PodFailed])
 	return w.Flush()
+}
+
+// furtherProcess tells of the process of a node beside the first.
+func furtherProcess(cfg *Config, node string) string {
+	n := &Config{RunDir: filepath.Join(cfg.nodesDir(), node)}
+	if _, err := os.Stat(n.RunDir); err != nil {
+		return ""
+	}
+	if pid := n.process(); pid != 0 {
+		return fmt.Sprintf(" (process %d, %s)", pid, memory(pid))
+	}
+	return " (its process does not run)"
 }
 
 // memory tells a process's resident memory.

@@ -269,7 +269,7 @@ func TestRollingUpdateAcrossNodesLosesNothing(t *testing.T) {
 	}
 }
 
-// further returns the process of a further node.
+// further returns the process of a further node, by the note that it keeps.
 func (c *cluster) further(i int) int {
 	c.t.Helper()
 	b, err := os.ReadFile(filepath.Join(c.dir, "run/nodes", fmt.Sprintf("node-%s-%d", c.name, i), "knarr.pid"))
