@@ -10,6 +10,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/admission"
@@ -84,12 +85,24 @@ func (l *Lookup) ChangeStatus(ctx context.Context, gvr schema.GroupVersionResour
 	}
 }
 
+// Kind finds the resource of a kind; nil if it is not served.
+func (l *Lookup) Kind(gvk schema.GroupVersionKind) *registry.Resource {
+	for _, res := range l.Registry.Resources() {
+		if res.GVK() == gvk {
+			return res
+		}
+	}
+	return nil
+}
+
 // Admission returns what admission asks of the rest of the server; caller calls its
 // webhooks.
 func (l *Lookup) Admission(authz *auth.RBAC, caller *webhook.Caller, now func() time.Time, log *slog.Logger) admission.Deps {
 	return admission.Deps{
 		Lookup: l.One, Each: l.Each, ChangeStatus: l.ChangeStatus, Now: now, Stamp: l.Stamp, Caller: caller, Authorize: authz.Allowed, Log: log,
 		Versions: func(res *registry.Resource) []*registry.Resource { return l.Registry.Versions(res) },
+		Types:    func(res *registry.Resource) (managedfields.TypeConverter, error) { return l.Registry.Types(res) },
+		Kind:     l.Kind,
 	}
 }
 

@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/admission/hooks"
 	"knarr.dev/knarr/apiserver/admission/match"
+	"knarr.dev/knarr/apiserver/admission/policies"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/registry"
 	"knarr.dev/knarr/apiserver/webhook"
@@ -34,6 +36,10 @@ type Deps struct {
 	Stamp func(schema.GroupVersionResource) int64
 	// Versions lists a resource's versions, itself first.
 	Versions func(*registry.Resource) []*registry.Resource
+	// Kind finds the resource of a kind; nil if it is not served.
+	Kind func(schema.GroupVersionKind) *registry.Resource
+	// Types is how objects of a resource are merged.
+	Types func(*registry.Resource) (managedfields.TypeConverter, error)
 	// Caller calls webhooks.
 	Caller *webhook.Caller
 	// Authorize tells what a user may do, for expressions that ask.
@@ -46,6 +52,11 @@ func (d Deps) hooks() hooks.Config {
 		Caller: d.Caller, Authorize: d.Authorize, Log: d.Log}
 }
 
+func (d Deps) policies() policies.Config {
+	return policies.Config{Lookup: d.Lookup, Each: d.Each, Stamp: d.Stamp, Versions: d.Versions, Kind: d.Kind, Types: d.Types,
+		Authorize: d.Authorize, Log: d.Log}
+}
+
 // List returns the steps in their order.
 func List(d Deps) []registry.Admission {
 	return []registry.Admission{
@@ -56,7 +67,9 @@ func List(d Deps) []registry.Admission {
 		tolerations(),
 		runtimeClass(),
 		certificateRequest(d),
+		policies.Mutating(d.policies()),
 		hooks.Mutating(d.hooks()),
+		policies.Validating(d.policies()),
 		hooks.Validating(d.hooks()),
 		resourceQuota(d),
 	}

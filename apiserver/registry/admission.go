@@ -11,6 +11,7 @@ import (
 
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/codec"
+	"knarr.dev/knarr/apiserver/watchcache"
 )
 
 // Operation is what a write does.
@@ -45,6 +46,8 @@ type Attributes struct {
 	User    *authenticationv1.UserInfo
 	DryRun  bool
 	Warn    func(string)
+	// Annotate writes an annotation to the audit log; nil: there is none.
+	Annotate func(key, value string)
 
 	// Again tells the second round of the mutating steps; what a step noted in the
 	// first is in Notes, by its name.
@@ -69,6 +72,13 @@ func (a *Attributes) Note(step string, v any) {
 		a.Notes = map[string]any{}
 	}
 	a.Notes[step] = v
+}
+
+// Audit writes an annotation to the audit log, if there is one.
+func (a *Attributes) Audit(key, value string) {
+	if a.Annotate != nil {
+		a.Annotate(key, value)
+	}
 }
 
 // Kind is the kind of what the request is about.
@@ -222,4 +232,41 @@ func (r *Resource) Read(data []byte) (kind.Object, error) {
 		r.Default(obj)
 	}
 	return obj, nil
+}
+
+// Objects returns the object with a name in a namespace, or all of the namespace
+// ("" for all) if name is empty, in this resource's version.
+func (r *Resource) Objects(ctx context.Context, namespace, name string) ([]kind.Object, error) {
+	var items []*watchcache.Item
+	if name != "" {
+		if it := r.Cache.Get(objectKey(namespace, name)); it != nil {
+			items = append(items, it)
+		}
+	} else {
+		prefix := ""
+		if namespace != "" {
+			prefix = namespace + "/"
+		}
+		r.Cache.Snapshot().Ascend(prefix, "", func(it *watchcache.Item) bool {
+			items = append(items, it)
+			return true
+		})
+	}
+	items, err := r.Items(ctx, items)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]kind.Object, len(items))
+	for i, it := range items {
+		if out[i], err = r.View(it.Object); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Types is how objects of a resource are merged.
+func (r *Registry) Types(res *Resource) (managedfields.TypeConverter, error) {
+	m, err := r.managed(res)
+	return m.Types, err
 }
