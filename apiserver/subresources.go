@@ -39,9 +39,13 @@ func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *
 	case sub == "serviceaccounts/token" && info.Verb == "create":
 		err = s.issueToken(w, r, q)
 	case sub == "pods/log", sub == "pods/exec", sub == "pods/attach", sub == "pods/portforward":
-		err = s.connectPod(w, r, info, q)
+		if err = s.admitConnect(r, info, q); err == nil {
+			err = s.connectPod(w, r, info, q)
+		}
 	case sub == "pods/proxy", sub == "services/proxy", sub == "nodes/proxy":
-		err = s.connectProxy(w, r, info, q)
+		if err = s.admitConnect(r, info, q); err == nil {
+			err = s.connectProxy(w, r, info, q)
+		}
 	case known405[sub]:
 		methodNotAllowed(w, r)
 	default:
@@ -189,12 +193,15 @@ func (s *Server) issueToken(w http.ResponseWriter, r *http.Request, q registry.R
 	if err := decode(w, r, authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), &t); err != nil {
 		return err
 	}
-	if err := s.IssueToken(r, q, &t); err != nil {
+	admitted, err := s.admitToken(r, q, &t)
+	if err != nil {
 		return err
 	}
-	t.TypeMeta = metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}
+	if err := s.IssueToken(r, q, admitted); err != nil {
+		return err
+	}
 	f.as = ""
-	writeObject(w, r, http.StatusCreated, f, &t)
+	writeObject(w, r, http.StatusCreated, f, admitted)
 	return nil
 }
 

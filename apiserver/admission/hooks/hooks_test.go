@@ -382,3 +382,42 @@ func TestConfigurations(t *testing.T) {
 		configure(t, c, "all", all)
 	}
 }
+
+// Subresources with a body of their own, connections among them, are asked about.
+func TestSubresources(t *testing.T) {
+	b := serve(t, map[string]answer{"/ask": allow, "/deny": deny})
+	c := start(t)
+	ctx := t.Context()
+	for _, sa := range []string{"default", "other"} {
+		if _, err := c.CoreV1().ServiceAccounts("ns").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: sa}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.CoreV1().Pods("ns").Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "x"}}}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	configure(t, c, "asked", b.validating("/ask", core("*/*", admv1.OperationAll)))
+	configure(t, c, "denied", b.validating("/deny", core("pods/exec", admv1.Connect)))
+	for _, q := range []struct {
+		resource, name, subresource, body, kind string
+		op                                      admissionv1.Operation
+	}{
+		{"pods", "p", "binding", `{"apiVersion":"v1","kind":"Binding","metadata":{"name":"p"},"target":{"kind":"Node","name":"n"}}`, "Binding", admissionv1.Create},
+		{"serviceaccounts", "default", "token", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"audiences":["x"]}}`, "TokenRequest", admissionv1.Create},
+		{"pods", "p", "exec", "", "PodExecOptions", admissionv1.Connect},
+		{"pods", "p", "eviction", `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p"}}`, "Eviction", admissionv1.Create},
+	} {
+		r := c.CoreV1().RESTClient().Post().Namespace("ns").Resource(q.resource).Name(q.name).SubResource(q.subresource)
+		if q.subresource == "exec" {
+			r = r.Param("command", "true").Param("container", "c")
+		}
+		err := r.Body([]byte(q.body)).Do(ctx).Error()
+		if denied := err != nil && strings.Contains(err.Error(), "not today"); denied != (q.subresource == "exec") || err != nil && !denied {
+			t.Errorf("%s: %v", q.subresource, err)
+		}
+		got := b.last(t, "/ask")
+		if got.Operation != q.op || got.SubResource != q.subresource || got.Kind.Kind != q.kind || got.RequestKind.Kind != q.kind || got.Resource.Resource != q.resource || !strings.Contains(string(got.Object.Raw), `"kind":"`+q.kind) {
+			t.Errorf("%s: the webhook was asked %s %s/%s about %s", q.subresource, got.Operation, got.Resource.Resource, got.SubResource, got.Object.Raw)
+		}
+	}
+}
