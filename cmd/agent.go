@@ -36,6 +36,7 @@ reached with a kubeconfig, or with --server, --certificate-authority and
 go on when it ends.`,
 		Args: cobra.NoArgs,
 	}
+	c.AddCommand(accessCommand())
 	f := c.Flags()
 	d := defaultConfig()
 	kubeconfig := f.String("kubeconfig", "", "access to the API server")
