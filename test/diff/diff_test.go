@@ -1,0 +1,153 @@
+package diff_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"k8s.io/client-go/rest"
+
+	"knarr.dev/knarr/apiserver/apitest"
+	"knarr.dev/knarr/test/diff"
+)
+
+// TestSameAsUpstream puts the corpus to knarr's API server and compares: code,
+// reason, each cause's reason and field, and the stored object. Causes' messages
+// are compared too, but only counted. exceptions.txt names the cases that may
+// differ, with the reason; one that has become needless fails.
+func TestSameAsUpstream(t *testing.T) {
+	corpus, err := diff.Load("corpus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	excused := exceptions(t)
+	s := apitest.Start(t, apitest.Options{})
+	client, err := rest.HTTPClientFor(s.Admin(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	srv := &diff.Server{URL: s.URL, Client: client}
+	if err := srv.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cases, words := 0, 0
+	for file, list := range corpus {
+		recorded := map[string]*diff.Verdict{}
+		b, err := os.ReadFile(filepath.Join("recorded", file+".json"))
+		if err != nil {
+			t.Fatalf("%v: make record writes it", err)
+		}
+		if err := json.Unmarshal(b, &recorded); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(file, func(t *testing.T) {
+			for _, c := range list {
+				cases++
+				want := recorded[c.Name]
+				if want == nil {
+					t.Errorf("%s: not recorded yet: make record", c.Name)
+					continue
+				}
+				got, err := srv.Ask(t.Context(), c)
+				if err != nil {
+					t.Errorf("%s: %v", c.Name, err)
+					continue
+				}
+				difference := compare(got, want)
+				why, ok := excused[c.Name]
+				delete(excused, c.Name)
+				switch {
+				case difference != "" && !ok:
+					t.Errorf("%s\n%s", c.Name, difference)
+				case difference == "" && ok:
+					t.Errorf("%s: answers alike now: take its exception away (%s)", c.Name, why)
+				}
+				if difference == "" && reflect.DeepEqual(got.Causes, want.Causes) {
+					words++
+				}
+			}
+		})
+	}
+	for name := range excused {
+		t.Errorf("exceptions.txt: no case is called %q", name)
+	}
+	t.Logf("%d cases, %d of them alike to the last word of their causes", cases, words)
+}
+
+// compare says how two verdicts differ; empty: they do not.
+func compare(got, want *diff.Verdict) string {
+	if got.Code != want.Code || got.Reason != want.Reason {
+		return "got  " + line(got) + "\nwant " + line(want)
+	}
+	causes := func(v *diff.Verdict) (out []string) {
+		for _, c := range v.Causes {
+			out = append(out, c.Field+" "+c.Reason)
+		}
+		return out
+	}
+	if g, w := causes(got), causes(want); !reflect.DeepEqual(g, w) {
+		return "got causes  " + strings.Join(g, "; ") + "\nwant causes " + strings.Join(w, "; ") + "\n(" + want.Message + ")"
+	}
+	var g, w any
+	if json.Unmarshal(got.Object, &g) != nil || json.Unmarshal(want.Object, &w) != nil || reflect.DeepEqual(g, w) {
+		return ""
+	}
+	var out []string
+	differences("", g, w, &out)
+	return strings.Join(out, "\n")
+}
+
+func line(v *diff.Verdict) string {
+	b, _ := json.Marshal(v.Code)
+	return string(b) + " " + v.Reason + " " + v.Message
+}
+
+// differences lists the fields in which two objects differ.
+func differences(path string, got, want any, out *[]string) {
+	g, ok1 := got.(map[string]any)
+	w, ok2 := want.(map[string]any)
+	if ok1 && ok2 {
+		for k := range g {
+			differences(path+"."+k, g[k], w[k], out)
+		}
+		for k := range w {
+			if _, ok := g[k]; !ok {
+				differences(path+"."+k, nil, w[k], out)
+			}
+		}
+		return
+	}
+	gl, ok1 := got.([]any)
+	wl, ok2 := want.([]any)
+	if ok1 && ok2 && len(gl) == len(wl) {
+		for i := range gl {
+			differences(path+"[]", gl[i], wl[i], out)
+		}
+		return
+	}
+	if !reflect.DeepEqual(got, want) {
+		a, _ := json.Marshal(got)
+		b, _ := json.Marshal(want)
+		*out = append(*out, path+": got "+string(a)+" want "+string(b))
+	}
+}
+
+// exceptions reads "case | reason" lines.
+func exceptions(t *testing.T) map[string]string {
+	b, err := os.ReadFile("exceptions.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, l := range strings.Split(string(b), "\n") {
+		if name, why, ok := strings.Cut(l, " | "); ok && !strings.HasPrefix(l, "#") {
+			out[name] = why
+		}
+	}
+	return out
+}
