@@ -13,6 +13,8 @@ type Custom interface {
 	// Decode reads a request's JSON: unknown fields are dropped, defaults filled.
 	// strict asks for the unknown and the repeated fields as faults.
 	Decode(data []byte, strict bool) (obj Object, faults []error, err error)
+	// Form does to an object what Decode does to what it has read.
+	Form(obj Object, strict bool) (faults []error, err error)
 	// DecodeStored reads what the store has, which may be of another version.
 	DecodeStored(data []byte) (Object, error)
 	// Convert returns objects in this kind's version: those that are, themselves,

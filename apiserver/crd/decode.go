@@ -7,6 +7,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kjson "sigs.k8s.io/json"
 
@@ -36,14 +37,27 @@ func (v *version) Decode(data []byte, strict bool) (kind.Object, []error, error)
 	if u.GetKind() == "" {
 		u.SetKind(v.gvk.Kind)
 	}
-	unknown, err := v.coerce(obj, strict)
+	unknown, err := v.Form(u, strict)
 	if err != nil {
 		return nil, nil, err
+	}
+	return u, append(faults, unknown...), nil
+}
+
+// Form implements kind.Custom.
+func (v *version) Form(obj kind.Object, strict bool) (faults []error, err error) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return nil, fmt.Errorf("have a %T", obj)
+	}
+	unknown, err := v.coerce(u.Object, strict)
+	if err != nil {
+		return nil, err
 	}
 	for _, path := range unknown {
 		faults = append(faults, fmt.Errorf("unknown field %q", path))
 	}
-	return u, faults, nil
+	return faults, nil
 }
 
 // coerce brings an object into the declared form: fields that are not declared
@@ -54,9 +68,12 @@ func (v *version) coerce(obj map[string]any, track bool) (unknown []string, err 
 	if err != nil {
 		return nil, err
 	}
-	meta, found, unknown, err := objectmeta.GetObjectMetaWithOptions(obj, objectmeta.ObjectMetaOptions{ReturnUnknownFieldPaths: track})
-	if err != nil {
-		return nil, err
+	var meta *metav1.ObjectMeta
+	odd := obj["metadata"] != nil && !plainMeta(obj["metadata"])
+	if odd {
+		if meta, _, unknown, err = objectmeta.GetObjectMetaWithOptions(obj, objectmeta.ObjectMetaOptions{ReturnUnknownFieldPaths: track}); err != nil {
+			return nil, err
+		}
 	}
 	if v.prunes() {
 		unknown = append(unknown, pruning.PruneWithOptions(obj, s, true, structural.UnknownFieldPathOptions{TrackUnknownFieldPaths: track})...)
@@ -66,7 +83,7 @@ func (v *version) coerce(obj map[string]any, track bool) (unknown []string, err 
 		return nil, fieldErr
 	}
 	unknown = append(unknown, embedded...)
-	if found {
+	if odd {
 		if err := objectmeta.SetObjectMeta(obj, meta); err != nil {
 			return nil, err
 		}

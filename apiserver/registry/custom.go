@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/api/kind"
@@ -55,12 +56,14 @@ func (r *Registry) Serve(ctx context.Context, stored *kind.Kind, versions []*kin
 	}
 	at := newResource(stored, cache)
 	at.stored = at
+	epoch := r.Generation() + 1
+	at.epoch = epoch
 	var fresh []*Resource
 	for i, k := range versions {
 		res := at
 		if k != stored {
 			res = newResource(k, cache)
-			res.stored = at
+			res.stored, res.epoch = at, epoch
 		}
 		res.Primary = i == 0
 		fresh = append(fresh, res)
@@ -183,10 +186,15 @@ func contentChanged(a, b kind.Object, statusApart bool) bool {
 
 // decodePatchedCustom reads a patched custom object.
 func decodePatchedCustom(q *Request, after []byte, validation string) (kind.Object, error) {
-	gvk := q.Resource.GVK()
 	obj, faults, err := q.Resource.Custom.Decode(after, validation != metav1.FieldValidationIgnore)
+	return patchedCustom(q, obj, faults, err, validation)
+}
+
+// patchedCustom judges what came of a patch.
+func patchedCustom(q *Request, obj kind.Object, faults []error, err error, validation string) (kind.Object, error) {
+	gvk := q.Resource.GVK()
 	if err != nil {
-		return nil, apierrors.NewInvalid(gvk.GroupKind(), q.Name, field.ErrorList{field.Invalid(field.NewPath("patch"), string(after), err.Error())})
+		return nil, apierrors.NewInvalid(gvk.GroupKind(), q.Name, field.ErrorList{field.Invalid(field.NewPath("patch"), "", err.Error())})
 	}
 	if len(faults) > 0 && validation == metav1.FieldValidationStrict {
 		return nil, apierrors.NewInvalid(gvk.GroupKind(), q.Name, field.ErrorList{
@@ -199,6 +207,52 @@ func decodePatchedCustom(q *Request, after []byte, validation string) (kind.Obje
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (%s)", actual, gvk))
 	}
 	return obj, nil
+}
+
+// mergeCustom applies a merge patch to a copy of a custom object, which needs no
+// encoding: it is made of maps already.
+func mergeCustom(q *Request, old kind.Object, p Patch) (kind.Object, error) {
+	u, ok := old.(*unstructured.Unstructured)
+	if !ok {
+		return nil, apierrors.NewInternalError(fmt.Errorf("a custom object is a %T", old))
+	}
+	strict := p.Validation != metav1.FieldValidationIgnore
+	var patch map[string]any
+	var twice []error
+	var err error
+	if strict {
+		twice, err = kjson.UnmarshalStrict(p.Data, &patch, kjson.DisallowDuplicateFields)
+	} else {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(p.Data, &patch)
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	obj := u.DeepCopy()
+	mergeMaps(obj.Object, patch)
+	faults, err := q.Resource.Custom.Form(obj, strict)
+	return patchedCustom(q, obj, append(twice, faults...), err, p.Validation)
+}
+
+// mergeMaps is RFC 7396.
+func mergeMaps(target, patch map[string]any) {
+	for k, v := range patch {
+		if v == nil {
+			delete(target, k)
+			continue
+		}
+		change, ok := v.(map[string]any)
+		if !ok {
+			target[k] = v
+			continue
+		}
+		inner, ok := target[k].(map[string]any)
+		if !ok {
+			inner = make(map[string]any, len(change))
+			target[k] = inner
+		}
+		mergeMaps(inner, change)
+	}
 }
 
 // checkAppliedCustom finds what an apply configuration says twice; what its

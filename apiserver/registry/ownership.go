@@ -9,6 +9,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"knarr.dev/knarr/api/kind"
 )
@@ -74,6 +75,7 @@ func ownershipKey(q *Request, old, obj kind.Object) (key [sha256.Size]byte, ok b
 	if a.Kind() != reflect.Pointer || a.Type() != b.Type() {
 		return key, false
 	}
+	custom, _ := old.(*unstructured.Unstructured)
 	gvk := q.Resource.hub.GVK()
 	version := gvk.GroupVersion().String()
 	var s shape
@@ -81,6 +83,7 @@ func ownershipKey(q *Request, old, obj kind.Object) (key [sha256.Size]byte, ok b
 	for _, t := range []string{version, gvk.Kind, q.Subresource, q.FieldManager} {
 		s.text(t)
 	}
+	s.number(int(q.Resource.hub.epoch))
 	s.number(len(present))
 	for i := range present {
 		e := &present[i]
@@ -93,7 +96,11 @@ func ownershipKey(q *Request, old, obj kind.Object) (key [sha256.Size]byte, ok b
 		s.number(len(e.FieldsV1.Raw))
 		s.bytes = append(s.bytes, e.FieldsV1.Raw...)
 	}
-	s.change(a.Type(), a, b)
+	if custom != nil {
+		s.customChange(custom.Object, obj.(*unstructured.Unstructured).Object)
+	} else {
+		s.change(a.Type(), a, b)
+	}
 	return sha256.Sum256(s.bytes), !s.vague
 }
 

@@ -77,6 +77,9 @@ func (r *Registry) patched(q *Request, it *watchcache.Item, p Patch) (kind.Objec
 
 // patchedObject is the object with the patch applied, in the request's version.
 func patchedObject(q *Request, it *watchcache.Item, p Patch) (kind.Object, error) {
+	if p.Type == types.MergePatchType && q.Resource.Custom != nil {
+		return mergeCustom(q, it.Object, p)
+	}
 	if p.Type == types.MergePatchType && p.Validation != metav1.FieldValidationIgnore && !q.Resource.IsView() {
 		if obj, ok := mergePlain(q, it.Object, p.Data); ok {
 			return obj, nil

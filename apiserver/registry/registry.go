@@ -70,6 +70,7 @@ type Resource struct {
 	Cache  *watchcache.Cache
 	hub    *Resource // itself, or the stored kind behind a view
 	stored *Resource // of a custom kind: the version that is stored; else nil
+	epoch  int64     // of a custom kind: tells its schema from earlier ones
 	// Primary is true for one of the resources that share a Cache.
 	Primary bool
 
