@@ -159,6 +159,7 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 	cp := c.control
 	g.Go(func() error { return cp.registry.Run(ctx) })
 	g.Go(func() error { return cp.definitions.Run(ctx) })
+	cp.follow(ctx, g)
 	g.Go(func() error { return cp.server.Serve(ctx, cp.listener, cp.tls) })
 	if len(c.cfg.Store.Endpoints) > 0 {
 		g.Go(func() error { return store.CompactEvery(ctx, cp.store, compactEvery, c.log) })

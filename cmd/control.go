@@ -15,6 +15,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/version"
 
 	"knarr.dev/knarr/api"
@@ -23,6 +24,7 @@ import (
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/crd"
 	"knarr.dev/knarr/apiserver/registry"
+	"knarr.dev/knarr/apiserver/typecheck"
 	"knarr.dev/knarr/apiserver/webhook"
 	"knarr.dev/knarr/cmd/local"
 	"knarr.dev/knarr/kit/pki"
@@ -41,6 +43,7 @@ type controlPlane struct {
 	kubelet     *pki.Pair // the API server's client certificate for agents
 	listener    net.Listener
 	tls         *tls.Config
+	log         *slog.Logger
 }
 
 // issuer names the service account tokens' issuer.
@@ -48,7 +51,7 @@ func (c *Config) issuer() string { return "https://kubernetes.default.svc." + c.
 
 // openControlPlane loads the state and binds the API's port; nothing runs yet.
 func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *controlPlane, err error) {
-	cp = &controlPlane{}
+	cp = &controlPlane{log: log}
 	defer func() {
 		if err != nil {
 			cp.close()
@@ -116,6 +119,11 @@ func mutationReport(log *slog.Logger) func(key, change string) {
 		log.Error("shared object was changed", "object", key, "change", change)
 		panic("shared object " + key + " was changed: " + change)
 	}
+}
+
+// follow runs what follows the configurations of the API server itself.
+func (cp *controlPlane) follow(ctx context.Context, g *errgroup.Group) {
+	g.Go(func() error { return typecheck.New(cp.registry, cp.log).Run(ctx) })
 }
 
 func (cp *controlPlane) close() {
