@@ -134,6 +134,74 @@ func TestTwoNodes(t *testing.T) {
 	c.must("uncordon", "node-"+c.name+"-2")
 }
 
+const locality = `
+apiVersion: v1
+kind: Pod
+metadata: {name: host, labels: {app: host}}
+spec:
+  hostNetwork: true
+  dnsPolicy: ClusterFirstWithHostNet
+  terminationGracePeriodSeconds: 1
+  nodeSelector: {kubernetes.io/hostname: NODE}
+  containers: [{name: tools, image: REGISTRY/tools:1}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near}
+spec:
+  type: NodePort
+  internalTrafficPolicy: Local
+  externalTrafficPolicy: Local
+  selector: {app: hello}
+  ports: [{port: 80, targetPort: 8080}]
+`
+
+// Pods in a further node's own network, and services that stay on a node, work as
+// on a machine of its own.
+func TestServicesOfTwoNodes(t *testing.T) {
+	c := startNodes(t)
+	clients := c.spread()
+	second := "node-" + c.name + "-2"
+	c.apply(strings.ReplaceAll(locality, "NODE", second))
+	host := c.awaitPod("host", "ready", ready)
+	if want := fmt.Sprintf("10.%d.1.1", c.octet()); host.Status.PodIP != want {
+		t.Errorf("the pod in the second node's network has address %s, want %s", host.Status.PodIP, want)
+	}
+	near, err := c.client.CoreV1().Services("default").Get(t.Context(), "near", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := [2]map[string]bool{{}, {}} // of the servers, by node
+	for _, p := range c.pods("app=hello") {
+		names[c.nodeIndex(p.Spec.NodeName)][p.Name] = true
+	}
+	from := func(pod string, urls ...string) {
+		t.Helper()
+		for _, u := range urls {
+			if out, err := c.kubectl("exec", pod, "--", "wget", "-qO-", u); err != nil || !strings.HasPrefix(out, "hello v1") {
+				t.Errorf("%s from %s: %q, %v", u, pod, out, err)
+			}
+		}
+	}
+	from("host", "http://hello", "http://hello.default.svc", "http://near")
+	port := near.Spec.Ports[0].NodePort
+	from(clients[0].Name, fmt.Sprintf("http://%s:%d", host.Status.PodIP, port))
+	// What stays on a node is answered by its own servers alone.
+	for i, ask := range []func() (string, error){
+		func() (string, error) { return c.kubectl("exec", clients[0].Name, "--", "wget", "-qO-", "http://near") },
+		func() (string, error) { return c.kubectl("exec", clients[1].Name, "--", "wget", "-qO-", "http://near") },
+		func() (string, error) { return get(t.Context(), fmt.Sprintf("http://%s:%d", host.Status.PodIP, port)) },
+	} {
+		node := min(i, 1)
+		for range 8 {
+			out, err := ask()
+			if f := strings.Fields(out); err != nil || len(f) < 4 || !names[node][f[3]] {
+				t.Fatalf("question %d was answered by %q, %v; servers of the node are %v", i, out, err, names[node])
+			}
+		}
+	}
+}
+
 func (c *cluster) spreadIs(want ...int) error {
 	got := make([]int, 2)
 	for _, p := range c.pods("app=hello") {
