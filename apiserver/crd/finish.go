@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,8 +36,16 @@ func (d *Definitions) finish(ctx context.Context, crd *apiextensionsv1.CustomRes
 			delete(d.clean, crd.Name)
 			d.mu.Unlock()
 		}()
-		if err := d.empty(ctx, crd.Name, def); err != nil && ctx.Err() == nil {
-			d.log.Warn("the objects of a custom resource definition that is being deleted are still there", "name", crd.Name, "error", err)
+		for ctx.Err() == nil {
+			err := d.empty(ctx, crd.Name, def)
+			if err == nil {
+				return
+			}
+			d.log.Warn("the objects of a custom resource definition that is being deleted are still there; trying again", "name", crd.Name, "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(retryAfter):
+			}
 		}
 	})
 }

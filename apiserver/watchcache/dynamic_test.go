@@ -1,0 +1,147 @@
+package watchcache
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/store"
+)
+
+func things() *kind.Kind {
+	return &kind.Kind{Group: "example.com", Version: "v1", Kind: "Thing", Resource: "things", Storage: "example.com/things",
+		New: func() kind.Object { return &corev1.ConfigMap{} }}
+}
+
+func runHub(t *testing.T) (*Hub, store.Store) {
+	t.Helper()
+	s := store.NewMemory()
+	h, err := Open(t.Context(), s, nil, func(k *kind.Kind, _ string, value []byte) (kind.Object, error) {
+		obj := k.New()
+		return obj, json.Unmarshal(value, obj)
+	}, nil, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		s.Close()
+	})
+	return h, s
+}
+
+func write(t *testing.T, s store.Store, k *kind.Kind, name string, remove bool) int64 {
+	t.Helper()
+	b, err := json.Marshal(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := store.Write{Key: Key(k, name), Value: b}
+	if remove {
+		w = store.Write{Key: Key(k, name), Delete: true}
+	}
+	r, err := s.Range(t.Context(), w.Key, store.RangeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kv := range r.KVs {
+		if kv.Key == w.Key {
+			w.If = kv.Revision
+		}
+	}
+	out, err := s.Write(t.Context(), w)
+	if err != nil || !out.Done {
+		t.Fatalf("write %s: %v %v", name, out, err)
+	}
+	return out.Revision
+}
+
+// A cache that is attached, again and again, while objects come and go holds what
+// the store holds.
+func TestAttachMissesNothing(t *testing.T) {
+	h, s := runHub(t)
+	k := things()
+	write(t, s, k, "before", false)
+	var wg sync.WaitGroup
+	var last int64
+	wg.Go(func() {
+		for i := range 300 {
+			last = write(t, s, k, fmt.Sprint("n", i%20), i%3 == 2)
+		}
+	})
+	var c *Cache
+	for range 20 {
+		var err error
+		if c, err = h.Attach(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+	if err := h.Wait(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Range(t.Context(), Key(k, ""), store.RangeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Len() != len(r.KVs) {
+		t.Errorf("the cache holds %d objects, the store %d", c.Len(), len(r.KVs))
+	}
+	for _, kv := range r.KVs {
+		if it := c.Get(kv.Key[len(Key(k, "")):]); it == nil || it.Revision != kv.Revision {
+			t.Errorf("%s: %v, want revision %d", kv.Key, it, kv.Revision)
+		}
+	}
+}
+
+// Watchers end when their kind changes or goes; the cache is empty then, and the
+// same one when the kind comes back.
+func TestDetachEndsWatchers(t *testing.T) {
+	h, s := runHub(t)
+	k := things()
+	c, err := h.Attach(t.Context(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, w := c.SnapshotAndWatch()
+	write(t, s, k, "x", false)
+	if events, err := w.Next(t.Context()); err != nil || len(events) != 1 || events[0].Type != Added {
+		t.Fatalf("events %v %v", events, err)
+	}
+	h.Detach(k)
+	if _, err := w.Next(t.Context()); !errors.Is(err, ErrEnded) {
+		t.Errorf("after the detachment: %v", err)
+	}
+	if c.Len() != 0 {
+		t.Errorf("%d objects in a detached cache", c.Len())
+	}
+	if err := h.Wait(t.Context(), write(t, s, k, "y", false)); err != nil {
+		t.Fatal(err)
+	}
+	if c.Len() != 0 {
+		t.Errorf("%d objects in a detached cache after a write", c.Len())
+	}
+	again, err := h.Attach(t.Context(), k)
+	if err != nil || again != c || c.Len() != 2 {
+		t.Errorf("attached again: %v %v, %d objects", again == c, err, c.Len())
+	}
+	if _, err := c.Watch(1); !errors.Is(err, ErrExpired) {
+		t.Errorf("a watch from before: %v", err)
+	}
+}
