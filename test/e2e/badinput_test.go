@@ -92,7 +92,7 @@ func TestStartRefused(t *testing.T) {
 		refuse(t, nil, `unknown flag: --nonsense`, append(place("flag"), "--nonsense")...)
 	})
 	t.Run("bad configuration", func(t *testing.T) {
-		refuse(t, nil, `unknown field "nodes"`, append(place("config"), "--config", file("unknown.yaml", "nodes: 3\n"))...)
+		refuse(t, nil, `unknown field "machines"`, append(place("config"), "--config", file("unknown.yaml", "machines: 3\n"))...)
 		refuse(t, nil, "cannot unmarshal string into Go struct field", append(place("config"), "--config", file("type.yaml", "node: {maxPods: many}\n"))...)
 		refuse(t, nil, "broken.yaml", append(place("config"), "--config", file("broken.yaml", "a: [1\nb"))...)
 		refuse(t, nil, "no such file", append(place("config"), "--config", filepath.Join(dir, "absent.yaml"))...)
