@@ -1,5 +1,36 @@
 package main
 
-// quick is the subset that continuous integration runs: one or two specs of each
-// part of the API, all short.
-var quick = map[string]bool{}
+// quick is the subset that continuous integration runs: a few short specs of each
+// part, by their names without tags.
+var quick = map[string]bool{
+	"Watchers should observe add, update, and delete watch notifications on configmaps":                          true,
+	"Watchers should receive events on concurrent watches in same order":                                         true,
+	"Garbage collector should not be blocked by dependency circle":                                               true,
+	"ResourceQuota should create a ResourceQuota and capture the life of a pod.":                                 true,
+	"Discovery should validate PreferredVersion for each APIGroup":                                               true,
+	"FieldValidation should detect unknown and duplicate fields of a typed object":                               true,
+	"FieldValidation should create/apply an invalid CR with extra properties for CRD with validation schema":     true,
+	"CustomResourceDefinition resources custom resource defaulting for requests and from storage works":          true,
+	"CustomResourcePublishOpenAPI works for CRD with validation schema":                                          true,
+	"CustomResourceConversionWebhook should be able to convert a non homogeneous list of CRs":                    true,
+	"AdmissionWebhook should mutate custom resource with pruning":                                                true,
+	"AdmissionWebhook should unconditionally reject operations on fail closed webhook":                           true,
+	"ValidatingAdmissionPolicy should validate against a Deployment":                                             true,
+	"MutatingAdmissionPolicy should mutate a Deployment":                                                         true,
+	"Servers with support for API chunking should return chunks of results for list calls":                       true,
+	"API priority and fairness should support FlowSchema API operations":                                         true,
+	"OrderedNamespaceDeletion namespace deletion should delete pod first":                                        true,
+	"Certificates API should support CSR API operations":                                                         true,
+	"ServiceAccounts should mount an API token into pods":                                                        true,
+	"SubjectReview should support SubjectReview API operations":                                                  true,
+	"Events API should ensure that an event can be fetched, patched, deleted, and listed":                        true,
+	"Conformance Tests should have at least two untainted nodes":                                                 true,
+	"Kubectl client Guestbook application should create and stop a working application":                          true,
+	"Kubectl client Kubectl diff should check if kubectl diff finds a difference for Deployments":                true,
+	"Kubectl client Proxy server should support proxy with --port 0":                                             true,
+	"Secrets should be consumable from pods in volume with mappings":                                             true,
+	"Pods should be submitted and removed":                                                                       true,
+	"Container Lifecycle Hook when create a pod with lifecycle hook should execute poststart exec hook properly": true,
+	"Services should serve a basic endpoint from pods":                                                           true,
+	"DNS should provide DNS for services":                                                                        true,
+}
