@@ -3,6 +3,7 @@ package api
 import (
 	"knarr.dev/knarr/api/admissionregistration"
 	"knarr.dev/knarr/api/apiextensions"
+	"knarr.dev/knarr/api/apiregistration"
 	"knarr.dev/knarr/api/apps"
 	"knarr.dev/knarr/api/autoscaling"
 	"knarr.dev/knarr/api/batch"
@@ -40,6 +41,7 @@ func table() []*kind.Kind {
 		core.Service(),
 
 		apiextensions.CustomResourceDefinition(),
+		apiregistration.APIService(),
 
 		admissionregistration.MutatingAdmissionPolicy(),
 		admissionregistration.MutatingAdmissionPolicyBinding(),

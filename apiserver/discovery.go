@@ -22,6 +22,8 @@ import (
 // for after what is served has changed.
 type discovery struct {
 	generation int64
+	stamp      int64 // of what extension servers serve
+	stale      map[schema.GroupVersion]bool
 	versions   map[schema.GroupVersion]*metav1.APIResourceList
 	groups     []metav1.APIGroup // without the legacy group
 	legacy     aggregated
@@ -44,7 +46,7 @@ func verbsOf(res *registry.Resource) metav1.Verbs {
 }
 
 func (s *Server) discovery() *discovery {
-	if d := s.discover.Load(); d != nil && d.generation == s.reg.Generation() {
+	if d := s.discover.Load(); d != nil && d.generation == s.reg.Generation() && d.stamp == s.discoveryStamp() {
 		return d
 	}
 	d := s.newDiscovery()
@@ -53,8 +55,10 @@ func (s *Server) discovery() *discovery {
 }
 
 func (s *Server) newDiscovery() *discovery {
+	stamp := s.discoveryStamp() // first: what changes meanwhile makes it anew
 	resources, generation := s.reg.Served()
-	d := &discovery{generation: generation, versions: map[schema.GroupVersion]*metav1.APIResourceList{}}
+	d := &discovery{generation: generation, stamp: stamp, stale: map[schema.GroupVersion]bool{}, versions: map[schema.GroupVersion]*metav1.APIResourceList{}}
+	custom := map[schema.GroupVersion]bool{}
 	list := func(gv schema.GroupVersion) *metav1.APIResourceList {
 		l := d.versions[gv]
 		if l == nil {
@@ -66,6 +70,7 @@ func (s *Server) newDiscovery() *discovery {
 	for _, res := range resources {
 		l := list(res.GVK().GroupVersion())
 		l.APIResources = append(l.APIResources, resourcesOf(res)...)
+		custom[res.GVK().GroupVersion()] = res.Custom != nil
 	}
 	for _, rv := range reviews() {
 		l := list(rv.gvk.GroupVersion())
@@ -74,9 +79,11 @@ func (s *Server) newDiscovery() *discovery {
 	for _, l := range d.versions {
 		sort.Slice(l.APIResources, func(i, j int) bool { return l.APIResources[i].Name < l.APIResources[j].Name })
 	}
+	d.addRemotes(s)
 	d.groups = groupsOf(d.versions)
-	d.legacy = aggregate(d.versions, []metav1.APIGroup{{Versions: []metav1.GroupVersionForDiscovery{{GroupVersion: "v1", Version: "v1"}}}})
-	d.rest = aggregate(d.versions, d.groups)
+	s.order(d.groups, custom)
+	d.legacy = d.document([]metav1.APIGroup{{Versions: []metav1.GroupVersionForDiscovery{{GroupVersion: "v1", Version: "v1"}}}})
+	d.rest = d.document(d.groups)
 	return d
 }
 
@@ -156,13 +163,32 @@ func groupsOf(versions map[schema.GroupVersion]*metav1.APIResourceList) []metav1
 // newer orders versions as Kubernetes prefers them: v2, v1, v1beta1, v1alpha1.
 func newer(a, b string) bool { return version.CompareKubeAwareVersionStrings(a, b) > 0 }
 
-func aggregate(versions map[schema.GroupVersion]*metav1.APIResourceList, groups []metav1.APIGroup) aggregated {
+// addRemotes adds what extension servers serve.
+func (d *discovery) addRemotes(s *Server) {
+	if s.aggregate == nil {
+		return
+	}
+	for _, r := range s.aggregate.Remotes() {
+		l := &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "APIResourceList"}, GroupVersion: r.GroupVersion.String()}
+		if r.Resources != nil {
+			l.APIResources = r.Resources.APIResources
+		}
+		d.versions[r.GroupVersion], d.stale[r.GroupVersion] = l, !r.Current
+	}
+}
+
+// document is the whole of some groups in one.
+func (d *discovery) document(groups []metav1.APIGroup) aggregated {
 	doc := apidiscoveryv2.APIGroupDiscoveryList{TypeMeta: metav1.TypeMeta{APIVersion: "apidiscovery.k8s.io/v2", Kind: "APIGroupDiscoveryList"}, Items: []apidiscoveryv2.APIGroupDiscovery{}}
 	for _, g := range groups {
 		item := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.Name}}
 		for _, v := range g.Versions {
 			gv := schema.GroupVersion{Group: g.Name, Version: v.Version}
-			item.Versions = append(item.Versions, apidiscoveryv2.APIVersionDiscovery{Version: v.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: aggregateResources(gv, versions[gv].APIResources)})
+			fresh := apidiscoveryv2.DiscoveryFreshnessCurrent
+			if d.stale[gv] {
+				fresh = apidiscoveryv2.DiscoveryFreshnessStale
+			}
+			item.Versions = append(item.Versions, apidiscoveryv2.APIVersionDiscovery{Version: v.Version, Freshness: fresh, Resources: aggregateResources(gv, d.versions[gv].APIResources)})
 		}
 		doc.Items = append(doc.Items, item)
 	}

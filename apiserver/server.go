@@ -7,6 +7,7 @@
 package apiserver
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -26,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 
+	"knarr.dev/knarr/apiserver/aggregate"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/registry"
 )
@@ -37,6 +39,8 @@ type Config struct {
 	Authz    *auth.RBAC
 	Tokens   *auth.Tokens
 	Version  version.Info
+	// Aggregate serves what extension servers serve; nil: there are none.
+	Aggregate *aggregate.Aggregator
 	// Kubelet reaches the nodes' agents, for logs, exec, attach and port-forward.
 	Kubelet Kubelet
 	Now     func() time.Time
@@ -45,17 +49,18 @@ type Config struct {
 
 // Server is the API over HTTP.
 type Server struct {
-	reg     *registry.Registry
-	authn   *auth.Authenticator
-	authz   *auth.RBAC
-	tokens  *auth.Tokens
-	version version.Info
-	kubelet Kubelet
-	outward *http.Transport // to pods and services
-	now     func() time.Time
-	log     *slog.Logger
-	metrics *metrics
-	active  inflight
+	reg       *registry.Registry
+	authn     *auth.Authenticator
+	authz     *auth.RBAC
+	tokens    *auth.Tokens
+	version   version.Info
+	kubelet   Kubelet
+	aggregate *aggregate.Aggregator
+	outward   *http.Transport // to pods and services
+	now       func() time.Time
+	log       *slog.Logger
+	metrics   *metrics
+	active    inflight
 
 	stopping context.Context // ends when the server stops: watches close
 	stop     context.CancelFunc
@@ -68,7 +73,7 @@ type Server struct {
 func New(ctx context.Context, cfg Config) *Server {
 	s := &Server{
 		reg: cfg.Registry, authn: cfg.Authn, authz: cfg.Authz, tokens: cfg.Tokens,
-		version: cfg.Version, kubelet: cfg.Kubelet, outward: newOutward(), now: cfg.Now, log: cfg.Log, metrics: newMetrics(),
+		version: cfg.Version, aggregate: cfg.Aggregate, kubelet: cfg.Kubelet, outward: newOutward(), now: cfg.Now, log: cfg.Log, metrics: newMetrics(),
 	}
 	s.stopping, s.stop = context.WithCancel(ctx)
 	return s
@@ -161,6 +166,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *requestInfo
 	r = r.WithContext(context.WithValue(r.Context(), userKey, user))
 	if err := s.authorize(user, info); err != nil {
 		writeError(w, r, err)
+		return
+	}
+	if s.serveAggregated(w, r, info, user) {
 		return
 	}
 	if info.IsResource {
@@ -295,4 +303,9 @@ func (r *recorder) Flush() {
 	if f, ok := r.ResponseWriter.(http.Flusher); ok {
 		f.Flush()
 	}
+}
+
+// Hijack implements http.Hijacker for upgrades.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(r.ResponseWriter).Hijack()
 }

@@ -159,7 +159,6 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 	cp := c.control
 	g.Go(func() error { return cp.registry.Run(ctx) })
 	g.Go(func() error { return cp.definitions.Run(ctx) })
-	cp.follow(ctx, g)
 	g.Go(func() error { return cp.server.Serve(ctx, cp.listener, cp.tls) })
 	if len(c.cfg.Store.Endpoints) > 0 {
 		g.Go(func() error { return store.CompactEvery(ctx, cp.store, compactEvery, c.log) })
@@ -174,12 +173,14 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 		ServiceIP: netip.MustParsePrefix(c.cfg.Network.ServiceCIDR).Masked().Addr().Next(),
 		Endpoint:  netip.AddrPortFrom(c.apiAddress(), uint16(api.Port)),
 		DNSIP:     c.cfg.clusterDNS(), DNS: netip.AddrPortFrom(c.node.data.Gateway(), 53),
+		ClientCA: cp.ca.PEM, FrontProxyCA: cp.frontProxy.PEM,
 		Controllers: controllerRules(c.controllers()),
 	})
 	cp.server.Ready("bootstrap", err)
 	if err != nil {
 		return c.ended(ctx, g, err)
 	}
+	cp.follow(ctx, g)
 	if err := writeKubeconfig(adminKubeconfig(c.cfg.DataDir), c.cfg.API.Kubeconfig, c.cfg.Name, cp.serverURL(), cp.ca, cp.admin); err != nil {
 		return c.ended(ctx, g, err)
 	}

@@ -21,6 +21,7 @@ import (
 	"knarr.dev/knarr/api"
 	"knarr.dev/knarr/apiserver"
 	"knarr.dev/knarr/apiserver/admission"
+	"knarr.dev/knarr/apiserver/aggregate"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/crd"
 	"knarr.dev/knarr/apiserver/registry"
@@ -44,6 +45,9 @@ type controlPlane struct {
 	listener    net.Listener
 	tls         *tls.Config
 	log         *slog.Logger
+	aggregate   *aggregate.Aggregator
+	frontProxy  *pki.Authority // of proxies that name users in headers
+	proxy       *pki.Pair      // the server's own certificate as such a proxy
 }
 
 // issuer names the service account tokens' issuer.
@@ -66,6 +70,9 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	}
 	pkiDir := filepath.Join(cfg.DataDir, "pki")
 	if cp.ca, err = pki.Open(pkiDir, time.Now); err != nil {
+		return cp, err
+	}
+	if cp.frontProxy, err = pki.Open(filepath.Join(pkiDir, "front-proxy"), time.Now); err != nil {
 		return cp, err
 	}
 	if err := cp.certificates(cfg); err != nil {
@@ -102,8 +109,12 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		return cp, err
 	}
 	cp.local = &local.Server{Registry: cp.registry, Authz: rbac, Tokens: tokens, Now: time.Now}
+	cp.aggregate = aggregate.New(aggregate.Config{
+		Registry: cp.registry, Resolve: look.ServiceAddress, FrontProxy: cp.proxy.TLS, Now: time.Now, Log: log,
+		Local: func() []aggregate.Local { return apiserver.LocalVersions(cp.registry) },
+	})
 	cp.server = apiserver.New(ctx, apiserver.Config{
-		Registry: cp.registry, Authn: &auth.Authenticator{Tokens: tokens}, Authz: rbac, Tokens: tokens, Version: apiVersion(),
+		Registry: cp.registry, Aggregate: cp.aggregate, Authn: &auth.Authenticator{Tokens: tokens, FrontProxy: cp.frontProxy.Cert}, Authz: rbac, Tokens: tokens, Version: apiVersion(),
 		Kubelet: apiserver.Kubelet{Transport: cp.kubeletTransport()}, Now: time.Now, Log: log,
 	})
 	return cp, nil
@@ -124,6 +135,7 @@ func mutationReport(log *slog.Logger) func(key, change string) {
 // follow runs what follows the configurations of the API server itself.
 func (cp *controlPlane) follow(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return typecheck.New(cp.registry, cp.log).Run(ctx) })
+	g.Go(func() error { return cp.aggregate.Run(ctx) })
 }
 
 func (cp *controlPlane) close() {
@@ -201,9 +213,14 @@ func (cp *controlPlane) certificates(cfg *Config) error {
 	if cp.kubelet, err = cp.ca.Client("kube-apiserver-kubelet-client", auth.GroupMasters); err != nil {
 		return err
 	}
+	if cp.proxy, err = cp.frontProxy.Client(auth.FrontProxyName); err != nil {
+		return err
+	}
+	clients := cp.ca.Pool()
+	clients.AddCert(cp.frontProxy.Cert)
 	cp.tls = &tls.Config{
 		Certificates: []tls.Certificate{server.TLS}, MinVersion: tls.VersionTLS12,
-		ClientCAs: cp.ca.Pool(), ClientAuth: tls.VerifyClientCertIfGiven, NextProtos: []string{"h2", "http/1.1"},
+		ClientCAs: clients, ClientAuth: tls.VerifyClientCertIfGiven, NextProtos: []string{"h2", "http/1.1"},
 	}
 	return nil
 }

@@ -28,6 +28,7 @@ import (
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver"
 	"knarr.dev/knarr/apiserver/admission"
+	"knarr.dev/knarr/apiserver/aggregate"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/bootstrap"
 	"knarr.dev/knarr/apiserver/crd"
@@ -51,6 +52,8 @@ type Options struct {
 	Kubelet http.RoundTripper
 	// Resolve finds the services of webhooks; nil: as the server does.
 	Resolve webhook.Resolver
+	// Extensions makes what extension servers read at their start.
+	Extensions bool
 	// Unwatched leaves out the detector of changed shared objects, for benchmarks.
 	Unwatched bool
 }
@@ -64,6 +67,9 @@ type Server struct {
 	Tokens      *auth.Tokens
 	CA          *pki.Authority
 	Definitions *crd.Definitions
+	// FrontProxy is the authority of proxies that name users in headers.
+	FrontProxy *pki.Authority
+	aggregate  *aggregate.Aggregator
 	// Handler answers without a network in between; it knows users by tokens.
 	Handler http.Handler
 }
@@ -83,6 +89,9 @@ func Start(t testing.TB, o Options) *Server {
 	dir := t.TempDir()
 	var err error
 	if s.CA, err = pki.Open(dir, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	if s.FrontProxy, err = pki.Open(filepath.Join(dir, "front-proxy"), time.Now); err != nil {
 		t.Fatal(err)
 	}
 	sealer, err := store.OpenSealer(filepath.Join(dir, "secrets.key"))
@@ -110,8 +119,16 @@ func Start(t testing.TB, o Options) *Server {
 		t.Fatal(err)
 	}
 	look.Registry, s.Tokens.Live = s.Registry, look.Live
+	proxy, err := s.FrontProxy.Client(auth.FrontProxyName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.aggregate = aggregate.New(aggregate.Config{
+		Registry: s.Registry, Resolve: resolve, FrontProxy: proxy.TLS, Now: time.Now, Log: log,
+		Local: func() []aggregate.Local { return apiserver.LocalVersions(s.Registry) },
+	})
 	srv := apiserver.New(ctx, apiserver.Config{
-		Registry: s.Registry, Authn: &auth.Authenticator{Tokens: s.Tokens}, Authz: s.Authz, Tokens: s.Tokens,
+		Registry: s.Registry, Aggregate: s.aggregate, Authn: &auth.Authenticator{Tokens: s.Tokens, FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
 		Version: version.Info{Major: "1", Minor: "36", GitVersion: "v1.36.3+knarr"},
 		Kubelet: apiserver.Kubelet{Transport: o.Kubelet}, Now: time.Now, Log: log,
 	})
@@ -120,7 +137,7 @@ func Start(t testing.TB, o Options) *Server {
 	if err := s.Definitions.Load(ctx); err != nil {
 		t.Fatal(err)
 	}
-	s.serve(t, srv)
+	s.serve(t, srv, o)
 	return s
 }
 
@@ -139,7 +156,7 @@ func openStore(t testing.TB, o Options) store.Store {
 }
 
 // serve runs the registry and the server, and makes the first objects.
-func (s *Server) serve(t testing.TB, srv *apiserver.Server) {
+func (s *Server) serve(t testing.TB, srv *apiserver.Server, o Options) {
 	pair, err := s.CA.Server("kube-apiserver", nil, []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -155,10 +172,14 @@ func (s *Server) serve(t testing.TB, srv *apiserver.Server) {
 	go func() { fed <- s.Registry.Run(feeding) }()
 	defining := make(chan error, 1)
 	go func() { defining <- s.Definitions.Run(ctx) }()
+	aggregating := make(chan error, 1)
+	go func() { aggregating <- s.aggregate.Run(ctx) }()
+	clients := s.CA.Pool()
+	clients.AddCert(s.FrontProxy.Cert)
 	go func() {
 		served <- srv.Serve(ctx, l, &tls.Config{
 			Certificates: []tls.Certificate{pair.TLS}, MinVersion: tls.VersionTLS12,
-			ClientCAs: s.CA.Pool(), ClientAuth: tls.VerifyClientCertIfGiven, NextProtos: []string{"h2", "http/1.1"},
+			ClientCAs: clients, ClientAuth: tls.VerifyClientCertIfGiven, NextProtos: []string{"h2", "http/1.1"},
 		})
 	}()
 	t.Cleanup(func() {
@@ -168,6 +189,9 @@ func (s *Server) serve(t testing.TB, srv *apiserver.Server) {
 		}
 		if err := <-defining; err != nil {
 			t.Errorf("definitions: %v", err)
+		}
+		if err := <-aggregating; err != nil {
+			t.Errorf("aggregation: %v", err)
 		}
 		s.Registry.CheckShared()
 		stopFeeding()
@@ -179,7 +203,11 @@ func (s *Server) serve(t testing.TB, srv *apiserver.Server) {
 		}
 	})
 	addr := netip.MustParseAddrPort(l.Addr().String())
-	if err := bootstrap.Run(ctx, s.Registry, bootstrap.Cluster{ServiceIP: netip.MustParseAddr("10.96.0.1"), Endpoint: addr}); err != nil {
+	first := bootstrap.Cluster{ServiceIP: netip.MustParseAddr("10.96.0.1"), Endpoint: addr}
+	if o.Extensions {
+		first.ClientCA, first.FrontProxyCA = s.CA.PEM, s.FrontProxy.PEM
+	}
+	if err := bootstrap.Run(ctx, s.Registry, first); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -28,14 +29,24 @@ var ErrUnauthenticated = errors.New("Unauthorized")
 type Authenticator struct {
 	// Tokens checks bearer tokens; nil accepts none.
 	Tokens *Tokens
+	// FrontProxy is the authority of proxies that name the user in headers; nil: no
+	// proxy is believed.
+	FrontProxy *x509.Certificate
 }
+
+// FrontProxyName is the common name of the certificate that may name other users.
+const FrontProxyName = "front-proxy-client"
 
 // Authenticate returns the user behind a request: of its client certificate
 // (common name and organisations, verified by TLS against the client CA) or of
 // its bearer token.
 func (a *Authenticator) Authenticate(r *http.Request) (*authenticationv1.UserInfo, error) {
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		return userOf(r.TLS.VerifiedChains[0][0])
+		chain := r.TLS.VerifiedChains[0]
+		if a.FrontProxy != nil && chain[len(chain)-1].Equal(a.FrontProxy) {
+			return proxied(r, chain[0])
+		}
+		return userOf(chain[0])
 	}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || a.Tokens == nil {
@@ -59,4 +70,36 @@ func userOf(cert *x509.Certificate) (*authenticationv1.UserInfo, error) {
 // Component returns the identity of a part of knarr that runs in this process.
 func Component(name string, groups ...string) *authenticationv1.UserInfo {
 	return &authenticationv1.UserInfo{Username: name, Groups: append(groups, GroupAuthenticated)}
+}
+
+// proxied returns the user that a front proxy names.
+func proxied(r *http.Request, cert *x509.Certificate) (*authenticationv1.UserInfo, error) {
+	const extra = "X-Remote-Extra-"
+	name := r.Header.Get("X-Remote-User")
+	if cert.Subject.CommonName != FrontProxyName || name == "" {
+		return nil, errors.Join(ErrUnauthenticated, errors.New("the front proxy's certificate is not the right one, or names no user"))
+	}
+	u := &authenticationv1.UserInfo{Username: name, UID: r.Header.Get("X-Remote-Uid"), Groups: slices.Clone(r.Header.Values("X-Remote-Group"))}
+	for key, values := range r.Header {
+		key, ok := strings.CutPrefix(key, extra)
+		if !ok {
+			continue
+		}
+		if plain, err := url.PathUnescape(key); err == nil {
+			key = plain
+		}
+		if u.Extra == nil {
+			u.Extra = map[string]authenticationv1.ExtraValue{}
+		}
+		u.Extra[strings.ToLower(key)] = values
+	}
+	for key := range r.Header {
+		if strings.HasPrefix(key, "X-Remote-") {
+			r.Header.Del(key)
+		}
+	}
+	if name != "system:anonymous" && !slices.Contains(u.Groups, GroupAuthenticated) {
+		u.Groups = append(u.Groups, GroupAuthenticated)
+	}
+	return u, nil
 }

@@ -34,6 +34,9 @@ type Cluster struct {
 	DNSIP netip.Addr
 	// DNS is where the node's DNS server listens.
 	DNS netip.AddrPort
+	// ClientCA and FrontProxyCA are the authorities of the users' certificates and of
+	// the front proxy's, in PEM; empty: extension servers learn of none.
+	ClientCA, FrontProxyCA []byte
 	// Controllers are the permissions that the controllers declare.
 	Controllers []rbacv1.PolicyRule
 }
@@ -82,6 +85,10 @@ func renewed(old, want kind.Object) kind.Object {
 			return nil
 		}
 		return w
+	case *corev1.ConfigMap:
+		if equality.Semantic.DeepEqual(w.Data, old.(*corev1.ConfigMap).Data) {
+			return nil
+		}
 	case *rbacv1.ClusterRole:
 		role := old.(*rbacv1.ClusterRole)
 		add := missing(role.Rules, w.Rules)
@@ -112,6 +119,7 @@ func entries(c Cluster) []entry {
 		out = append(out, entry{classes, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: pc.value, Description: pc.doc}, false})
 	}
 	out = append(out, roles(c.Controllers)...)
+	out = append(out, extensionServers(c)...)
 	out = append(out, service(core, "kubernetes", metav1.NamespaceDefault, c.ServiceIP,
 		map[string]string{"component": "apiserver", "provider": "kubernetes"},
 		corev1.ServicePort{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(c.Endpoint.Port()))}))
