@@ -425,6 +425,52 @@ func TestNodeRegistersAndRenews(t *testing.T) {
 	}
 }
 
+// A node that the controller holds for lost, or that somebody deleted, says at once
+// that it is there, not at its next look at itself.
+func TestNodeAnswersWhoHoldsItForLost(t *testing.T) {
+	w := newWorld(t)
+	w.run()
+	k := client.Key{Resource: client.Nodes, Name: "n1"}
+	lost := w.node().DeepCopy()
+	for i := range lost.Status.Conditions {
+		if c := &lost.Status.Conditions[i]; c.Type == corev1.NodeReady {
+			c.Status, c.Reason = corev1.ConditionUnknown, "NodeStatusUnknown"
+		}
+	}
+	lost.ResourceVersion = ""
+	states := make(chan corev1.ConditionStatus, 64)
+	defer w.api.Cache(client.Nodes, "").Subscribe(func(e client.Event) {
+		for _, c := range e.Object.(*corev1.Node).Status.Conditions {
+			if c.Type == corev1.NodeReady && e.Type != client.Deleted {
+				states <- c.Status
+			}
+		}
+	})()
+	await := func(want corev1.ConditionStatus) {
+		t.Helper()
+		for end := time.After(5 * time.Second); ; {
+			select {
+			case got := <-states:
+				if got == want {
+					return
+				}
+			case <-end:
+				t.Fatalf("the node is not %s", want)
+			}
+		}
+	}
+	await(corev1.ConditionTrue)
+	if _, err := w.api.Update(t.Context(), k.Sub("status"), lost); err != nil {
+		t.Fatal(err)
+	}
+	await(corev1.ConditionUnknown)
+	await(corev1.ConditionTrue)
+	if err := w.api.Delete(t.Context(), k, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await(corev1.ConditionTrue)
+}
+
 // BenchmarkPodToRunning measures the agent's own share of a pod's start: from the
 // pod's creation to Running in the API, over a runtime that takes no time.
 func BenchmarkPodToRunning(b *testing.B) {

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/netip"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -66,6 +67,7 @@ type Reporter struct {
 	node  *corev1.Node // last known state, nil before registration
 	wrote time.Time    // last status write
 
+	changed    chan struct{} // somebody else wrote what concerns the report
 	registered chan struct{} // closed once node is known
 	once       sync.Once
 }
@@ -75,7 +77,7 @@ var errNotReady = errors.New("the node is not ready yet")
 
 // New returns a reporter.
 func New(cfg Config) *Reporter {
-	r := &Reporter{cfg: cfg, registered: make(chan struct{})}
+	r := &Reporter{cfg: cfg, changed: make(chan struct{}, 1), registered: make(chan struct{})}
 	r.cfg.Capacity = maps.Clone(cfg.Capacity)
 	if _, ok := r.cfg.Capacity[corev1.ResourcePods]; !ok {
 		r.cfg.Capacity[corev1.ResourcePods] = quantity(int64(cfg.MaxPods))
@@ -97,20 +99,69 @@ func (r *Reporter) Node() *corev1.Node {
 // Run registers the node, then reports until ctx ends.
 func (r *Reporter) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.retry(ctx, checkInterval, r.report) })
+	defer r.cfg.Client.Cache(client.Nodes, "metadata.name="+r.cfg.Name).Subscribe(r.follow)()
+	g.Go(func() error { return r.retry(ctx, checkInterval, r.changed, r.report) })
 	g.Go(func() error {
 		select {
 		case <-r.registered:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		return r.retry(ctx, leaseRenewal, r.renew)
+		return r.retry(ctx, leaseRenewal, nil, r.renew)
 	})
 	return g.Wait()
 }
 
-// retry calls fn every interval, sooner after a failure.
-func (r *Reporter) retry(ctx context.Context, every time.Duration, fn func(context.Context) error) error {
+// follow takes over what others write to the node: the node controller says that
+// the node is lost when it was not heard of, and somebody may delete it.
+func (r *Reporter) follow(e client.Event) {
+	n, ok := e.Object.(*corev1.Node)
+	if !ok {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	have := r.node
+	switch {
+	case have == nil: // register finds out
+		return
+	case e.Type == client.Deleted:
+		if have.UID != n.UID {
+			return
+		}
+		r.node = nil
+	case !newer(n, have):
+		return
+	default:
+		r.node = n
+		if readiness(n) == readiness(have) {
+			return
+		}
+	}
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// newer compares revisions; those of another server's numbering count as newer.
+func newer(a, b *corev1.Node) bool {
+	x, errX := strconv.ParseUint(a.ResourceVersion, 10, 64)
+	y, errY := strconv.ParseUint(b.ResourceVersion, 10, 64)
+	return errX != nil || errY != nil || x > y
+}
+
+func readiness(n *corev1.Node) corev1.ConditionStatus {
+	for i := range n.Status.Conditions {
+		if c := &n.Status.Conditions[i]; c.Type == corev1.NodeReady {
+			return c.Status
+		}
+	}
+	return corev1.ConditionUnknown
+}
+
+// retry calls fn every interval and when now is signalled, sooner after a failure.
+func (r *Reporter) retry(ctx context.Context, every time.Duration, now <-chan struct{}, fn func(context.Context) error) error {
 	delay := firstRetry
 	for {
 		err := fn(ctx)
@@ -126,6 +177,8 @@ func (r *Reporter) retry(ctx context.Context, every time.Duration, fn func(conte
 		t := r.cfg.Clock.NewTimer(wait)
 		select {
 		case <-t.C():
+		case <-now:
+			t.Stop()
 		case <-ctx.Done():
 			t.Stop()
 			return ctx.Err()
