@@ -9,13 +9,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	admv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
 	"k8s.io/apiserver/pkg/cel/openapi/resolver"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
@@ -71,8 +70,7 @@ func (c *Checker) one(ctx context.Context, p *admv1.ValidatingAdmissionPolicy) {
 		return
 	}
 	next := p.DeepCopy()
-	check := validating.TypeChecker{SchemaResolver: schemas{c.reg}, RestMapper: mapper{reg: c.reg}}
-	next.Status.TypeChecking = &admv1.TypeChecking{ExpressionWarnings: check.Check(p)}
+	next.Status.TypeChecking = &admv1.TypeChecking{ExpressionWarnings: c.check(p)}
 	next.Status.ObservedGeneration = p.Generation
 	if equality.Semantic.DeepEqual(p.Status, next.Status) {
 		return
@@ -84,21 +82,18 @@ func (c *Checker) one(ctx context.Context, p *admv1.ValidatingAdmissionPolicy) {
 	}
 }
 
-// schemas describes kinds as OpenAPI does.
-type schemas struct{ reg *registry.Registry }
-
-// ResolveSchema implements resolver.SchemaResolver.
-func (s schemas) ResolveSchema(gvk schema.GroupVersionKind) (*spec.Schema, error) {
-	for _, res := range s.reg.Resources() {
+// schema describes a kind as OpenAPI does, without references.
+func (c *Checker) schema(gvk schema.GroupVersionKind) (*spec.Schema, error) {
+	const prefix = "#/components/schemas/"
+	for _, res := range c.reg.Resources() {
 		if res.GVK() != gvk {
 			continue
 		}
-		const prefix = "#/components/schemas/"
 		models := openapi.V3(gvk.GroupVersion(), []*kind.Kind{res.Kind}).Components.Schemas
 		for name, m := range models {
 			if describes(m, gvk) {
 				return resolver.PopulateRefs(func(ref string) (*spec.Schema, bool) {
-					m, ok := models[ref[len(prefix):]]
+					m, ok := models[strings.TrimPrefix(ref, prefix)]
 					return m, ok
 				}, prefix+name)
 			}
@@ -115,19 +110,4 @@ func describes(m *spec.Schema, gvk schema.GroupVersionKind) bool {
 		}
 	}
 	return false
-}
-
-// mapper finds the kinds of resources; nothing else of a RESTMapper is asked.
-type mapper struct {
-	meta.RESTMapper
-	reg *registry.Registry
-}
-
-// KindsFor implements meta.RESTMapper.
-func (m mapper) KindsFor(gvr schema.GroupVersionResource) ([]schema.GroupVersionKind, error) {
-	res := m.reg.Resource(gvr)
-	if res == nil {
-		return nil, &meta.NoResourceMatchError{PartialResource: gvr}
-	}
-	return []schema.GroupVersionKind{res.GVK()}, nil
 }
