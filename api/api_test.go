@@ -202,7 +202,7 @@ func FuzzKinds(f *testing.F) {
 		if k.Row != nil {
 			k.Row(o, now)
 		}
-		if k.Fields != nil {
+		if k.Fields != nil && k.Hub.Empty() { // a view's are given the stored object
 			k.Fields(o)
 		}
 		update(k, o, once)

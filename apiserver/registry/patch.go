@@ -39,6 +39,7 @@ const maxPatchOperations = 10000
 
 // Patch changes an object; server-side apply creates it if absent.
 func (r *Registry) Patch(ctx context.Context, q Request, p Patch) (it *watchcache.Item, created bool, err error) {
+	q.patched = true
 	if p.Type == types.ApplyYAMLPatchType {
 		return r.applyPatch(ctx, q, p)
 	}

@@ -143,6 +143,7 @@ type Request struct {
 	Warn func(string)
 
 	applied  bool // server-side apply has set the managed fields already
+	patched  bool // the object comes from the present one: it needs no resourceVersion
 	admitted bool // admission has seen the body of a subresource, see Admit
 }
 

@@ -95,7 +95,7 @@ func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.It
 	switch rv := obj.GetResourceVersion(); {
 	case rv != "" && rv != "0" && rv != old.GetResourceVersion():
 		return nil, q.conflict(q.Name)
-	case rv == "" && res.RequireResourceVersion:
+	case rv == "" && res.RequireResourceVersion && !q.patched:
 		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), q.Name, field.ErrorList{
 			field.Invalid(field.NewPath("metadata", "resourceVersion"), rv, "must be specified for an update")})
 	}

@@ -278,3 +278,29 @@ func TestOtherClients(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 }
+
+// A patch needs no resourceVersion, also where a replacement does.
+func TestPatchOfAGuardedKind(t *testing.T) {
+	s := apitest.Start(t, apitest.Options{})
+	admin := newPeer(t, s.Admin(t))
+	const leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+	const lease = `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"l"},"spec":{"holderIdentity":"a"}}`
+	if a := admin.do(t, "POST", leases, lease, "Content-Type", "application/json"); a.code != 201 {
+		t.Fatal(a.code, a.body)
+	}
+	for media, body := range map[string]string{
+		"application/merge-patch+json":           `{"metadata":{"annotations":{"a":"b"}}}`,
+		"application/strategic-merge-patch+json": `{"spec":{"holderIdentity":"b"}}`,
+		"application/json-patch+json":            `[{"op":"replace","path":"/spec/holderIdentity","value":"c"}]`,
+	} {
+		if a := admin.do(t, "PATCH", leases+"/l", body, "Content-Type", media); a.code != 200 {
+			t.Errorf("%s: %d %s", media, a.code, a.body)
+		}
+	}
+	if a := admin.do(t, "PATCH", leases+"/l?fieldManager=m&force=true", lease, "Content-Type", "application/apply-patch+yaml"); a.code != 200 {
+		t.Errorf("apply: %d %s", a.code, a.body)
+	}
+	if a := admin.do(t, "PUT", leases+"/l", lease, "Content-Type", "application/json"); a.code != 422 {
+		t.Errorf("a replacement without resourceVersion: %d %s", a.code, a.body)
+	}
+}
