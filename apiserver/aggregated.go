@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"fmt"
 	"net/http"
 	"sort"
 
@@ -8,6 +9,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kube-openapi/pkg/cached"
+	"k8s.io/kube-openapi/pkg/spec3"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"knarr.dev/knarr/apiserver/aggregate"
 	"knarr.dev/knarr/apiserver/registry"
@@ -69,4 +73,43 @@ func (s *Server) order(groups []metav1.APIGroup, custom map[schema.GroupVersion]
 		g.PreferredVersion = g.Versions[0]
 	}
 	sort.SliceStable(groups, func(i, j int) bool { return highest[groups[i].Name] > highest[groups[j].Name] })
+}
+
+// describeRemotes adds what extension servers say of their groups and versions,
+// asked when a client asks.
+func (o *openAPI) describeRemotes(s *Server) {
+	if s.aggregate == nil {
+		return
+	}
+	present := map[string]bool{}
+	for _, r := range s.aggregate.Remotes() {
+		path := openAPIPath(r.GroupVersion)
+		if !r.Current || o.described[path] != nil {
+			continue
+		}
+		present[path] = true
+		etag := fmt.Sprintf("%s %d", r.GroupVersion, o.stamp)
+		o.v3.UpdateGroupVersionLazy(path, cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
+			doc, err := s.aggregate.OpenAPIV3(s.stopping, r.GroupVersion)
+			if err != nil { // the rest of the documents must not fail with it
+				s.log.Debug("OpenAPI v3 of an extension server is left out", "version", r.GroupVersion, "error", err)
+				doc = &spec3.OpenAPI{Version: "3.0.0", Info: &spec.Info{InfoProps: spec.InfoProps{Title: r.Group}}, Paths: &spec3.Paths{}}
+			}
+			return doc, etag, nil
+		})))
+	}
+	for path := range o.remotes {
+		if !present[path] && o.described[path] == nil {
+			o.v3.DeleteGroupVersion(path)
+		}
+	}
+	o.remotes = present
+}
+
+// withRemotes adds to a document of version 2 what extension servers say.
+func (s *Server) withRemotes(doc *spec.Swagger) *spec.Swagger {
+	if s.aggregate != nil {
+		s.aggregate.MergeOpenAPIV2(s.stopping, doc)
+	}
+	return doc
 }

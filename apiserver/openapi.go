@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -24,9 +25,11 @@ import (
 type openAPI struct {
 	mu         sync.Mutex
 	generation int64
+	stamp      int64 // of what extension servers serve
 	v3         *handler3.OpenAPIService
 	v2         http.Handler
 	described  map[string][]*kind.Kind // by path, what v3 describes
+	remotes    map[string]bool         // by path, what extension servers describe
 }
 
 func (s *Server) serveOpenAPI(w http.ResponseWriter, r *http.Request, path string) {
@@ -48,13 +51,14 @@ func (o *openAPI) current(s *Server) (v2 http.Handler, v3 *handler3.OpenAPIServi
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	resources, generation := s.reg.Served()
-	if o.v3 != nil && o.generation == generation {
+	stamp := s.discoveryStamp()
+	if o.v3 != nil && o.generation == generation && o.stamp == stamp {
 		return o.v2, o.v3
 	}
 	if o.v3 == nil {
 		o.v3 = handler3.NewOpenAPIService()
 	}
-	o.generation = generation
+	o.generation, o.stamp = generation, stamp
 	var all []*kind.Kind
 	byPath := map[string][]*kind.Kind{}
 	for _, res := range resources {
@@ -77,8 +81,9 @@ func (o *openAPI) current(s *Server) (v2 http.Handler, v3 *handler3.OpenAPIServi
 		})))
 	}
 	o.described = byPath
+	o.describeRemotes(s)
 	service := handler.NewOpenAPIServiceLazy(cached.Once(cached.Func(func() (*spec.Swagger, string, error) {
-		return openapi.V2(all), "v2 " + strconv.FormatInt(generation, 10), nil
+		return s.withRemotes(openapi.V2(all)), fmt.Sprintf("v2 %d %d", generation, stamp), nil
 	})))
 	mux := http.NewServeMux()
 	service.RegisterOpenAPIVersionedService("/openapi/v2", pathMux{mux})

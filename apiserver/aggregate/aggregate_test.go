@@ -65,6 +65,10 @@ func extend(t *testing.T, frontProxy func() *x509.CertPool) *extension {
 		case r.URL.Path == "/apis/wardle.example.com/v1":
 			_ = json.NewEncoder(w).Encode(metav1.APIResourceList{GroupVersion: "wardle.example.com/v1", APIResources: []metav1.APIResource{
 				{Name: "flunders", SingularName: "flunder", Namespaced: true, Kind: "Flunder", Verbs: metav1.Verbs{"get", "list"}}}})
+		case r.URL.Path == "/openapi/v3/apis/wardle.example.com/v1":
+			_, _ = io.WriteString(w, `{"openapi":"3.0.0","info":{"title":"wardle"},"paths":{"/apis/wardle.example.com/v1/flunders":{}},"components":{"schemas":{"wardle.Flunder":{"type":"object","description":"third"}}}}`)
+		case r.URL.Path == "/openapi/v2":
+			_, _ = io.WriteString(w, `{"swagger":"2.0","info":{"title":"wardle"},"paths":{"/apis/wardle.example.com/v1/flunders":{"get":{"responses":{"200":{"description":"OK","schema":{"$ref":"#/definitions/wardle.Flunder"}}}}}},"definitions":{"wardle.Flunder":{"type":"object","description":"second"}}}`)
 		case r.URL.Path == "/apis/wardle.example.com/v1/upgrade":
 			conn, rw, err := http.NewResponseController(w).Hijack()
 			if err != nil {
@@ -251,6 +255,17 @@ func TestProxy(t *testing.T) {
 	}
 	if !found {
 		t.Error("discovery does not show the extension server's resources")
+	}
+	for path, want := range map[string]string{
+		"/openapi/v3":                            "apis/wardle.example.com/v1",
+		"/openapi/v3/apis/wardle.example.com/v1": "third",
+		"/openapi/v3/apis/apps/v1":               "io.k8s.api.apps.v1.Deployment",
+		"/openapi/v2":                            `"second"`,
+	} {
+		b, err := c.client.RESTClient().Get().AbsPath(path).SetHeader("Accept", "application/json").Do(ctx).Raw()
+		if err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%s does not contain %q: %v", path, want, err)
+		}
 	}
 	c.upgrade(t)
 }

@@ -196,28 +196,39 @@ func (a *Aggregator) nudge() {
 }
 
 func (a *Aggregator) discover(ctx context.Context, r *remote) (*metav1.APIResourceList, error) {
+	u := r.base()
+	u.Path = "/apis/" + r.gv().String()
+	list := &metav1.APIResourceList{}
+	if err := r.get(ctx, u.Path, maxDiscovery, list); err != nil {
+		return nil, fmt.Errorf("failing or missing response from %s: %w", u, err)
+	}
+	return list, nil
+}
+
+// get reads a JSON document of at most so many bytes from an extension server, as the
+// aggregator itself.
+func (r *remote) get(ctx context.Context, path string, most int64, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	u := r.base()
-	u.Path = "/apis/" + r.gv().String()
+	u.Path = path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, fmt.Errorf("failing or missing response from %s: %w", u, err)
+		return err
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set(userHeader, "system:kube-aggregator")
 	req.Header.Set(groupHeader, "system:masters")
 	resp, err := r.transport.RoundTrip(req)
 	if err != nil {
-		return nil, fmt.Errorf("failing or missing response from %s: %w", u, err)
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return nil, fmt.Errorf("failing or missing response from %s: bad status from %s: %d", u, u, resp.StatusCode)
+		return fmt.Errorf("bad status from %s: %d", u, resp.StatusCode)
 	}
-	list := &metav1.APIResourceList{}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxDiscovery)).Decode(list); err != nil {
-		return nil, fmt.Errorf("failing or missing response from %s: %w", u, err)
+	if err := json.NewDecoder(io.LimitReader(resp.Body, most)).Decode(into); err != nil {
+		return fmt.Errorf("decode %s: %w", u, err)
 	}
-	return list, nil
+	return nil
 }
