@@ -17,12 +17,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiregv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
+	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/registry"
 	"knarr.dev/knarr/apiserver/watchcache"
 	"knarr.dev/knarr/apiserver/webhook"
@@ -50,6 +52,7 @@ type Local struct {
 // Aggregator serves the APIServices of a registry.
 type Aggregator struct {
 	Config
+	self                         *authenticationv1.UserInfo
 	services, core, slices, crds *registry.Resource
 
 	table atomic.Pointer[map[schema.GroupVersion]*remote]
@@ -65,7 +68,7 @@ type Aggregator struct {
 func New(c Config) *Aggregator {
 	crd := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 	a := &Aggregator{
-		Config: c, state: map[string]*remote{}, wake: make(chan struct{}, 1),
+		Config: c, self: auth.Component("system:apiserver", auth.GroupMasters), state: map[string]*remote{}, wake: make(chan struct{}, 1),
 		services: c.Registry.Resource(apiregv1.SchemeGroupVersion.WithResource("apiservices")),
 		core:     c.Registry.Resource(corev1.SchemeGroupVersion.WithResource("services")),
 		slices:   c.Registry.Resource(discoveryv1.SchemeGroupVersion.WithResource("endpointslices")),

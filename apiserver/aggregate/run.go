@@ -147,7 +147,7 @@ func (a *Aggregator) report(ctx context.Context, s *apiregv1.APIService, c condi
 		return
 	}
 	// After a conflict, the change brings the APIService again.
-	_, _, err := a.Registry.Update(ctx, registry.Request{Resource: a.services, Name: s.Name, Subresource: "status"}, out)
+	_, _, err := a.Registry.Update(ctx, registry.Request{User: a.self, Resource: a.services, Name: s.Name, Subresource: "status"}, out)
 	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 		a.Log.Warn("write the status of an APIService", "name", s.Name, "error", err)
 	}
@@ -169,14 +169,14 @@ func (a *Aggregator) ensureLocal(ctx context.Context) {
 		if l.Custom {
 			s.Labels[automanaged] = always
 		}
-		_, err := a.Registry.Create(ctx, registry.Request{Resource: a.services, Name: name}, s)
+		_, err := a.Registry.Create(ctx, registry.Request{User: a.self, Resource: a.services, Name: name}, s)
 		if err != nil && !apierrors.IsAlreadyExists(err) && ctx.Err() == nil {
 			a.Log.Warn("make the APIService of a group version of this server", "name", name, "error", err)
 		}
 	}
 	for _, s := range a.all() {
 		if !local[s.Name] && s.Spec.Service == nil && (s.Labels[automanaged] == always || s.Labels[automanaged] == onStart) {
-			_, _, err := a.Registry.Delete(ctx, registry.Request{Resource: a.services, Name: s.Name}, metav1.DeleteOptions{})
+			_, _, err := a.Registry.Delete(ctx, registry.Request{User: a.self, Resource: a.services, Name: s.Name}, metav1.DeleteOptions{})
 			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 				a.Log.Warn("delete the APIService of a group version that is no longer served", "name", s.Name, "error", err)
 			}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/openapi"
 	"knarr.dev/knarr/apiserver/registry"
 	"knarr.dev/knarr/apiserver/watchcache"
@@ -75,7 +76,7 @@ func (c *Checker) one(ctx context.Context, p *admv1.ValidatingAdmissionPolicy) {
 	if equality.Semantic.DeepEqual(p.Status, next.Status) {
 		return
 	}
-	q := registry.Request{Resource: c.policies, Name: p.Name, Subresource: "status"}
+	q := registry.Request{User: auth.Component("system:apiserver", auth.GroupMasters), Resource: c.policies, Name: p.Name, Subresource: "status"}
 	// After a conflict, the change brings the policy again.
 	if _, _, err := c.reg.Update(ctx, q, next); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 		c.log.Warn("write the type check of a validating admission policy", "name", p.Name, "error", err)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"knarr.dev/knarr/apiserver/admission/match"
 	"knarr.dev/knarr/apiserver/registry"
 )
 
@@ -28,7 +29,7 @@ func request(ctx context.Context, a *registry.Attributes, res *registry.Resource
 	q := &admissionv1.AdmissionRequest{
 		UID: uuid.NewUUID(), Kind: metav1.GroupVersionKind(gvk), Resource: metav1.GroupVersionResource(gvr), SubResource: a.Subresource,
 		RequestKind: (*metav1.GroupVersionKind)(&own), RequestResource: (*metav1.GroupVersionResource)(&asked), RequestSubResource: a.Subresource,
-		Name: a.Name, Namespace: a.Namespace, Operation: admissionv1.Operation(a.Operation), DryRun: &dryRun,
+		Name: a.Name, Namespace: match.NamespaceOf(a), Operation: admissionv1.Operation(a.Operation), DryRun: &dryRun,
 	}
 	if a.User != nil {
 		q.UserInfo = authenticationv1.UserInfo{Username: a.User.Username, UID: a.User.UID, Groups: a.User.Groups, Extra: a.User.Extra}

@@ -38,7 +38,7 @@ func Versioned(ctx context.Context, a *registry.Attributes, res *registry.Resour
 		object, old = a.Body, a.OldBody
 	}
 	v.VersionedObject, v.VersionedOldObject = object, old
-	v.Attributes = admission.NewAttributesRecord(object, old, a.Kind(), a.Namespace, a.Name, a.Requested.GVR(), a.Subresource,
+	v.Attributes = admission.NewAttributesRecord(object, old, a.Kind(), NamespaceOf(a), a.Name, a.Requested.GVR(), a.Subresource,
 		admission.Operation(a.Operation), a.Options, a.DryRun, userOf(a.User))
 	return v, nil
 }

@@ -190,6 +190,15 @@ func (c *Constraints) inNamespace(a *registry.Attributes, of Labels) (bool, erro
 	return c.namespace.Matches(labels.Set(set)), nil
 }
 
+// NamespaceOf is the namespace of a request as webhooks and expressions see it: of
+// a namespace, that is its own name.
+func NamespaceOf(a *registry.Attributes) string {
+	if a.Resource.GroupResource() == namespaces {
+		return a.Name
+	}
+	return a.Namespace
+}
+
 // Exempt tells the configurations of admission themselves: were they subject to
 // it, a wrong one could not be removed.
 func Exempt(res *registry.Resource) bool {
