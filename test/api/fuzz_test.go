@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -103,5 +104,29 @@ func FuzzPath(f *testing.F) {
 		m := []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "FOO"}[method%8]
 		x.ask(t, m, path, "dryRun=All", "application/merge-patch+json", []byte("{}"))
 		x.ask(t, m, path, "dryRun=All", "application/json", []byte("{}"))
+	})
+}
+
+// FuzzExpression gives CEL texts to everything that takes them: policies, match
+// conditions of webhooks, and the rules of custom resources' schemas.
+func FuzzExpression(f *testing.F) {
+	x := newTarget(f)
+	for _, e := range []string{"true", "object.spec.replicas <= 5", "has(self.a) ? self.a.size() > 3 : true", "object.metadata.labels.all(k, k.startsWith('a'))", "authorizer.group('').resource('pods').check('get').allowed()",
+		"[1,2].map(x, x*x).exists(y, y == 4)", "quantity('1Gi').isGreaterThan(quantity('1Mi'))", "url('http://x').getHost() == 'x'", "'a'.matches('(a+)+$')", "(((((((", "self.a == oldSelf.a", "variables.x"} {
+		f.Add(e)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		b, err := json.Marshal(text)
+		if err != nil {
+			return
+		}
+		e := string(b)
+		for path, body := range map[string]string{
+			"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies": `{"apiVersion":"admissionregistration.k8s.io/v1","kind":"ValidatingAdmissionPolicy","metadata":{"name":"p"},"spec":{"matchConstraints":{"resourceRules":[{"apiGroups":["apps"],"apiVersions":["v1"],"operations":["CREATE"],"resources":["deployments"]}]},"variables":[{"name":"x","expression":` + e + `}],"validations":[{"expression":` + e + `,"messageExpression":` + e + `}]}}`,
+			"/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies":   `{"apiVersion":"admissionregistration.k8s.io/v1","kind":"MutatingAdmissionPolicy","metadata":{"name":"p"},"spec":{"reinvocationPolicy":"Never","matchConstraints":{"resourceRules":[{"apiGroups":["apps"],"apiVersions":["v1"],"operations":["CREATE"],"resources":["deployments"]}]},"mutations":[{"patchType":"ApplyConfiguration","applyConfiguration":{"expression":` + e + `}}]}}`,
+			"/apis/apiextensions.k8s.io/v1/customresourcedefinitions":           `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"foos.example.com"},"spec":{"group":"example.com","scope":"Namespaced","names":{"plural":"foos","singular":"foo","kind":"Foo","listKind":"FooList"},"versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","properties":{"spec":{"type":"object","properties":{"a":{"type":"string","maxLength":9}},"x-kubernetes-validations":[{"rule":` + e + `}]}}}}}]}}`,
+		} {
+			x.ask(t, "POST", path, "dryRun=All", "application/json", []byte(body))
+		}
 	})
 }
