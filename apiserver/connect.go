@@ -58,6 +58,8 @@ func (s *Server) connectPod(w http.ResponseWriter, r *http.Request, info *reques
 		s.tunnelPorts(w, r, &target)
 	case info.Subresource != "log" && wsstream.IsWebSocketRequestWithStreamCloseProtocol(r):
 		s.translateExec(w, r, &target)
+	case info.Subresource == "log" && wsstream.IsWebSocketRequest(r):
+		return s.translateLog(w, r, &target)
 	default:
 		s.proxy(w, r, &target)
 	}

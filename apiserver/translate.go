@@ -15,6 +15,7 @@ import (
 	"github.com/gorilla/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/httpstream/spdy"
 	constants "k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/client-go/tools/portforward"
@@ -120,6 +121,23 @@ func exitStatus(err error) *metav1.Status {
 	}
 	status := apierrors.NewInternalError(err).Status()
 	return &status
+}
+
+// translateLog sends a log over a client's WebSocket.
+func (s *Server) translateLog(w http.ResponseWriter, r *http.Request, target *url.URL) error {
+	req := &http.Request{Method: http.MethodGet, URL: target, Host: target.Host}
+	resp, err := s.kubelet.Transport.RoundTrip(req.WithContext(r.Context()))
+	if err != nil {
+		return apierrors.NewInternalError(fmt.Errorf("error dialing backend: %w", err))
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // for the message only
+		return apierrors.NewGenericServerResponse(resp.StatusCode, "get", schema.GroupResource{Resource: "pods/log"}, "", string(b), 0, false)
+	}
+	out := wsstream.NewReader(resp.Body, true, wsstream.NewDefaultReaderProtocols())
+	_ = out.Copy(raw(w), r) // the client has gone: nobody is left to tell
+	return nil
 }
 
 // sizeQueue passes terminal sizes on; it is closed when there are no more.

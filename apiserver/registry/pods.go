@@ -28,6 +28,7 @@ func (r *Registry) Bind(ctx context.Context, q Request, b *corev1.Binding) error
 		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), q.Name,
 			field.ErrorList{field.NotSupported(field.NewPath("target", "kind"), b.Target.Kind, []string{"Node", "<empty>"})})
 	}
+	q.Subresource = "binding"
 	out, err := r.Admit(ctx, &q, Create, corev1.SchemeGroupVersion.WithKind("Binding"), b, nil)
 	if err != nil {
 		return err

@@ -186,10 +186,11 @@ func (r *Registry) prepareUpdate(q *Request, obj, old kind.Object) {
 // deploymentsGVR alone keeps its labels from writers of the status.
 var deploymentsGVR = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
 
-// setGeneration raises metadata.generation when the desired state changed.
+// setGeneration raises metadata.generation when the desired state changed. Where
+// a pod runs is not desired by its author.
 func setGeneration(res *Resource, subresource string, obj, old kind.Object) {
 	gen := old.GetGeneration()
-	if !res.NoGeneration && subresource != "status" && desiredChanged(res, obj, old) {
+	if !res.NoGeneration && !res.FixedGeneration && subresource != "status" && subresource != "binding" && desiredChanged(res, obj, old) {
 		gen++
 	}
 	obj.SetGeneration(gen)
