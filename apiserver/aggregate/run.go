@@ -128,6 +128,11 @@ type condition struct {
 
 // report writes a condition into the status, if it is news.
 func (a *Aggregator) report(ctx context.Context, s *apiregv1.APIService, c condition) {
+	for _, old := range s.Status.Conditions {
+		if old.Type == apiregv1.Available && old.Status == c.status && old.Reason == c.reason && old.Message == c.message {
+			return
+		}
+	}
 	next := apiregv1.APIServiceCondition{Type: apiregv1.Available, Status: c.status, Reason: c.reason, Message: c.message, LastTransitionTime: metav1.NewTime(a.Now()).Rfc3339Copy()}
 	out := s.DeepCopy()
 	found := false
@@ -142,9 +147,6 @@ func (a *Aggregator) report(ctx context.Context, s *apiregv1.APIService, c condi
 	}
 	if !found {
 		out.Status.Conditions = append(out.Status.Conditions, next)
-	}
-	if equality.Semantic.DeepEqual(out.Status, s.Status) {
-		return
 	}
 	// After a conflict, the change brings the APIService again.
 	_, _, err := a.Registry.Update(ctx, registry.Request{User: a.self, Resource: a.services, Name: s.Name, Subresource: "status"}, out)
