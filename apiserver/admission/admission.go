@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 
@@ -44,7 +46,9 @@ type Deps struct {
 	Caller *webhook.Caller
 	// Authorize tells what a user may do, for expressions that ask.
 	Authorize func(*auth.Action) bool
-	Log       *slog.Logger
+	// Rules shows the rules that a user holds in a namespace; "" is the whole cluster.
+	Rules func(user *authenticationv1.UserInfo, namespace string, visit func([]rbacv1.PolicyRule) bool)
+	Log   *slog.Logger
 }
 
 func (d Deps) hooks() hooks.Config {
@@ -63,10 +67,17 @@ func List(d Deps) []registry.Admission {
 		namespaceLifecycle(d),
 		limitRanger(d),
 		serviceAccount(d),
+		nodeTaint(),
 		priority(d),
 		tolerations(),
-		runtimeClass(),
+		defaultStorageClass(d),
+		storageProtection(),
+		claimResize(d),
+		runtimeClass(d),
 		certificateRequest(d),
+		defaultIngressClass(d),
+		nodeRestriction(d),
+		escalation(d),
 		policies.Mutating(d.policies()),
 		hooks.Mutating(d.hooks()),
 		policies.Validating(d.policies()),
@@ -75,7 +86,10 @@ func List(d Deps) []registry.Admission {
 	}
 }
 
-var pods = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+var (
+	pods  = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+	nodes = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
+)
 
 func isPod(a *registry.Attributes) bool {
 	return a.Resource.GVR() == pods && a.Subresource == ""

@@ -110,3 +110,11 @@ func notMasters(a *registry.Attributes, r *certificatesv1.CertificateSigningRequ
 	}
 	return nil
 }
+
+func commonName(r *certificatesv1.CertificateSigningRequest) (string, error) {
+	req, err := certificates.ParseRequest(r.Spec.Request)
+	if err != nil {
+		return "", err
+	}
+	return req.Subject.CommonName, nil
+}

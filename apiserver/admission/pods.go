@@ -173,17 +173,3 @@ func tolerates(pod *corev1.Pod, key string) bool {
 	}
 	return false
 }
-
-// runtimeClass refuses pods whose overhead does not come from a RuntimeClass.
-func runtimeClass() registry.Admission {
-	return registry.Admission{Name: "RuntimeClass", Validate: func(_ context.Context, a *registry.Attributes) error {
-		if !isPod(a) || a.Operation != registry.Create {
-			return nil
-		}
-		pod := a.Object.(*corev1.Pod)
-		if len(pod.Spec.Overhead) > 0 && pod.Spec.RuntimeClassName == nil {
-			return apierrors.NewForbidden(a.Resource.GroupResource(), a.Name, fmt.Errorf("pod rejected: Pod Overhead set without corresponding RuntimeClass"))
-		}
-		return nil
-	}}
-}
