@@ -15,6 +15,7 @@ import (
 	"knarr.dev/knarr/controller/roleaggregation"
 	"knarr.dev/knarr/controller/rootca"
 	"knarr.dev/knarr/controller/serviceaccount"
+	"knarr.dev/knarr/controller/storageprotection"
 )
 
 // Options are what controllers cannot read from the API.
@@ -45,6 +46,9 @@ func All(o Options) []engine.Controller {
 		nodelifecycle.NewEviction(),
 		podgc.New(o.EndedPods),
 		resourcequota.New(),
+		storageprotection.NewClaims(),
+		storageprotection.NewVolumes(),
+		storageprotection.NewClasses(),
 		garbagecollector.New(),
 	}
 }

@@ -20,7 +20,7 @@ const group = "autoscaling"
 func HorizontalPodAutoscaler() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v2", Kind: "HorizontalPodAutoscaler", Resource: "horizontalpodautoscalers",
-		ShortNames: []string{"hpa"}, Categories: []string{"all"}, Namespaced: true, HasStatus: true,
+		ShortNames: []string{"hpa"}, Categories: []string{"all"}, Namespaced: true, HasStatus: true, NoGeneration: true,
 		Default:  kind.Each(defaultAutoscaler),
 		Validate: kind.Check(validateAutoscaler),
 		Columns: columns.Named(

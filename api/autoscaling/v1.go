@@ -26,7 +26,7 @@ const (
 func HorizontalPodAutoscalerV1() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "HorizontalPodAutoscaler", Resource: "horizontalpodautoscalers",
-		ShortNames: []string{"hpa"}, Categories: []string{"all"}, Namespaced: true, HasStatus: true,
+		ShortNames: []string{"hpa"}, Categories: []string{"all"}, Namespaced: true, HasStatus: true, NoGeneration: true,
 		Hub:   HorizontalPodAutoscaler().GVK(),
 		ToHub: toV2, FromHub: fromV2,
 	}

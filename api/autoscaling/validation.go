@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/api/check"
@@ -17,13 +18,14 @@ func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 		errs = append(errs, field.Invalid(at.Child("minReplicas"), *s.MinReplicas, fmt.Sprintf("must be greater than or equal to %d", least)))
 	}
 	if s.MaxReplicas < 1 {
-		errs = append(errs, field.Invalid(at.Child("maxReplicas"), s.MaxReplicas, "must be greater than 0"))
+		errs = append(errs, field.Required(at.Child("maxReplicas"), "must be set and greater than 0"))
 	}
 	if s.MinReplicas != nil && s.MaxReplicas < *s.MinReplicas {
 		errs = append(errs, field.Invalid(at.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
 	}
 	errs = append(errs, check.Required(at.Child("scaleTargetRef", "kind"), s.ScaleTargetRef.Kind)...)
 	errs = append(errs, check.Required(at.Child("scaleTargetRef", "name"), s.ScaleTargetRef.Name)...)
+	errs = append(errs, checkTarget(at.Child("scaleTargetRef", "apiVersion"), s.ScaleTargetRef)...)
 	for i := range s.Metrics {
 		errs = append(errs, checkMetric(at.Child("metrics").Index(i), &s.Metrics[i])...)
 	}
@@ -32,6 +34,19 @@ func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 		errs = append(errs, checkRules(at.Child("behavior", "scaleDown"), b.ScaleDown)...)
 	}
 	return errs
+}
+
+// checkTarget wants the group of what is scaled: of the core group only replication
+// controllers can be.
+func checkTarget(at *field.Path, ref autoscalingv2.CrossVersionObjectReference) field.ErrorList {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	switch {
+	case err != nil:
+		return field.ErrorList{field.Invalid(at, ref.APIVersion, err.Error())}
+	case gv.Group == "" && ref.Kind != "ReplicationController":
+		return field.ErrorList{field.Invalid(at, ref.APIVersion, "apiVersion must specify API group")}
+	}
+	return nil
 }
 
 func checkMetric(at *field.Path, m *autoscalingv2.MetricSpec) field.ErrorList {
@@ -66,7 +81,8 @@ func checkMetric(at *field.Path, m *autoscalingv2.MetricSpec) field.ErrorList {
 			errs = append(errs, check.Required(at.Child(name, "metric", "name"), m.External.Metric.Name)...)
 		}
 	default:
-		return errs
+		// Said once for the type and once for the source that it would name.
+		return append(errs, errs...)
 	}
 	if target == nil {
 		return append(errs, field.Required(at.Child(name), "must populate the given metric source"))

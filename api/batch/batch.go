@@ -9,11 +9,9 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/duration"
-	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 
 	"knarr.dev/knarr/api/columns"
 	"knarr.dev/knarr/api/core"
@@ -27,16 +25,6 @@ const (
 	legacyControllerUID = "controller-uid"
 	legacyJobName       = "job-name"
 )
-
-// cronJobName leaves room for the eleven characters that are appended to the
-// names of the jobs.
-func cronJobName(name string, prefix bool) []string {
-	msgs := validation.NameIsDNSSubdomain(name, prefix)
-	if most := utilvalidation.DNS1123LabelMaxLength - 11; len(name) > most {
-		msgs = append(msgs, utilvalidation.MaxLenError(most))
-	}
-	return msgs
-}
 
 // Job declares batch/v1 Job.
 func Job() *kind.Kind {
@@ -169,7 +157,6 @@ func jobStatus(j *batchv1.Job) string {
 func CronJob() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "CronJob", Resource: "cronjobs", ShortNames: []string{"cj"}, Categories: []string{"all"}, Namespaced: true, HasStatus: true,
-		ValidName:      cronJobName,
 		Default:        kind.Each(defaultCronJob),
 		Validate:       kind.Check(validateCronJob),
 		ValidateUpdate: kind.CheckChange(validateCronJobUpdate),

@@ -61,7 +61,10 @@ func checkJobSpec(at *field.Path, s *batchv1.JobSpec) field.ErrorList {
 	if s.MaxFailedIndexes != nil && s.BackoffLimitPerIndex == nil {
 		errs = append(errs, field.Required(at.Child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
 	}
-	if p := s.PodReplacementPolicy; p != nil {
+	errs = append(errs, checkPolicies(at, s)...)
+	if p := s.PodReplacementPolicy; p != nil && s.PodFailurePolicy != nil {
+		errs = append(errs, check.Exactly(at.Child("podReplacementPolicy"), *p, batchv1.Failed)...)
+	} else if p != nil {
 		errs = append(errs, check.OneOf(at.Child("podReplacementPolicy"), *p, batchv1.Failed, batchv1.TerminatingOrFailed)...)
 	}
 	errs = append(errs, core.ValidatePodTemplate(&s.Template, at.Child("template"))...)

@@ -3,6 +3,7 @@
 package check
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -186,6 +187,54 @@ func Labels(at *field.Path, m map[string]string) Errors { return metavalidation.
 // QualifiedName checks a name with an optional DNS prefix.
 func QualifiedName(at *field.Path, name string) Errors {
 	return metavalidation.ValidateLabelName(name, at)
+}
+
+// Finalizers checks names that hold objects back: the core's own, or those with a
+// domain.
+func Finalizers(at *field.Path, names []string) Errors {
+	var errs Errors
+	for i, n := range names {
+		errs = append(errs, Finalizer(at.Index(i), n)...)
+	}
+	return errs
+}
+
+// Finalizer checks one name that holds an object back.
+func Finalizer(at *field.Path, name string) Errors {
+	if errs := QualifiedName(at, name); len(errs) > 0 {
+		return errs
+	}
+	switch name {
+	case string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+		return nil
+	}
+	if !strings.Contains(name, "/") {
+		return Errors{field.Invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified")}
+	}
+	return nil
+}
+
+// Reachable refuses addresses that mean something else on every machine.
+func Reachable(at *field.Path, ip string) Errors {
+	a, err := netip.ParseAddr(ip)
+	if err != nil {
+		return nil
+	}
+	var errs Errors
+	for _, c := range []struct {
+		is  bool
+		why string
+	}{
+		{a.IsUnspecified(), "may not be unspecified (0.0.0.0 or ::)"},
+		{a.IsLoopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"},
+		{a.IsLinkLocalUnicast(), "may not be in the link-local range (169.254.0.0/16, fe80::/10)"},
+		{a.IsLinkLocalMulticast(), "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"},
+	} {
+		if c.is {
+			errs = append(errs, field.Invalid(at, ip, c.why))
+		}
+	}
+	return errs
 }
 
 // AccessModes checks the access modes of volumes and claims.

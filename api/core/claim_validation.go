@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"path"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,9 +89,8 @@ func validateVolumeObject(pv *corev1.PersistentVolume) field.ErrorList {
 	if size, ok := s.Capacity[corev1.ResourceStorage]; !ok || len(s.Capacity) != 1 {
 		if len(s.Capacity) == 0 {
 			errs = append(errs, field.Required(at.Child("capacity"), ""))
-		} else {
-			errs = append(errs, field.NotSupported(at.Child("capacity"), s.Capacity, []corev1.ResourceName{corev1.ResourceStorage}))
 		}
+		errs = append(errs, field.NotSupported(at.Child("capacity"), s.Capacity, []corev1.ResourceName{corev1.ResourceStorage}))
 	} else if size.Sign() <= 0 {
 		errs = append(errs, field.Invalid(at.Child("capacity").Key(string(corev1.ResourceStorage)), size.String(), "must be greater than zero"))
 	}
@@ -111,6 +111,9 @@ func validateVolumeObject(pv *corev1.PersistentVolume) field.ErrorList {
 	}
 	if s.HostPath != nil {
 		errs = append(errs, checkHostPath(at.Child("hostPath"), s.HostPath)...)
+		if path.Clean(s.HostPath.Path) == "/" && s.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+			errs = append(errs, field.Forbidden(at.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
+		}
 	}
 	first := func(name string) bool { return len(set) > 0 && set[0] == name }
 	if first("local") {

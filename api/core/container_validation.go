@@ -142,7 +142,7 @@ var protocols = []corev1.Protocol{corev1.ProtocolSCTP, corev1.ProtocolTCP, corev
 func (v *podValidator) checkHostPorts(at *field.Path, ports []corev1.ContainerPort, seen map[string]bool) {
 	for i, p := range ports {
 		if v.spec.HostNetwork && p.HostPort != p.ContainerPort && p.HostPort != 0 {
-			v.add(field.Invalid(at.Index(i).Child("containerPort"), p.ContainerPort, "must match `hostPort` when `hostNetwork` is true"))
+			v.add(field.Invalid(at.Index(i).Child("hostPort"), p.HostPort, "must match `containerPort` when `hostNetwork` is true"))
 		}
 		if p.HostPort == 0 {
 			continue
@@ -226,7 +226,7 @@ func (v *podValidator) checkHandler(at *field.Path, h handler) {
 			limit = *g
 		}
 		if h.sleep.Seconds < 0 || h.sleep.Seconds > limit {
-			v.add(field.Invalid(at.Child("seconds"), h.sleep.Seconds, fmt.Sprintf("must be non-negative and less than terminationGracePeriodSeconds (%d)", limit)))
+			v.add(field.Invalid(at, h.sleep.Seconds, fmt.Sprintf("must be non-negative and less than terminationGracePeriodSeconds (%d)", limit)))
 		}
 	}
 	if n == 0 {

@@ -2,8 +2,6 @@ package core
 
 import (
 	"encoding/json"
-	"fmt"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -131,8 +129,8 @@ func validateServiceAccount(s *corev1.ServiceAccount) field.ErrorList {
 
 func validateNamespace(n *corev1.Namespace) field.ErrorList {
 	var errs errorList
-	for i, f := range n.Spec.Finalizers {
-		errs = append(errs, check.QualifiedName(field.NewPath("spec", "finalizers").Index(i), string(f))...)
+	for _, f := range n.Spec.Finalizers {
+		errs = append(errs, check.Finalizer(field.NewPath("spec", "finalizers"), string(f))...)
 	}
 	return errs
 }
@@ -147,63 +145,6 @@ func validateNamespaceStatus(n, _ *corev1.Namespace) field.ErrorList {
 	}
 	if n.Status.Phase != want {
 		return errorList{field.Invalid(at, n.Status.Phase, why)}
-	}
-	return nil
-}
-
-func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
-	var errs errorList
-	types := map[corev1.LimitType]bool{}
-	for i := range l.Spec.Limits {
-		item, at := &l.Spec.Limits[i], field.NewPath("spec", "limits").Index(i)
-		errs = append(errs, check.Required(at.Child("type"), string(item.Type))...)
-		if types[item.Type] {
-			errs = append(errs, field.Duplicate(at.Child("type"), item.Type))
-		}
-		types[item.Type] = true
-		for name, most := range item.Max {
-			if least, ok := item.Min[name]; ok && least.Cmp(most) > 0 {
-				errs = append(errs, field.Invalid(at.Child("min").Key(string(name)), least.String(), fmt.Sprintf("min value %s is greater than max value %s", least.String(), most.String())))
-			}
-		}
-		for name, def := range item.Default {
-			if most, ok := item.Max[name]; ok && def.Cmp(most) > 0 {
-				errs = append(errs, field.Invalid(at.Child("default").Key(string(name)), most.String(), fmt.Sprintf("default value %s is greater than max value %s", def.String(), most.String())))
-			}
-			if request, ok := item.DefaultRequest[name]; ok && request.Cmp(def) > 0 {
-				errs = append(errs, field.Invalid(at.Child("defaultRequest").Key(string(name)), request.String(), fmt.Sprintf("default request value %s is greater than default limit value %s", request.String(), def.String())))
-			}
-		}
-	}
-	return errs
-}
-
-func validateResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
-	var errs errorList
-	for name, hard := range q.Spec.Hard {
-		at := field.NewPath("spec", "hard").Key(string(name))
-		errs = append(errs, check.QualifiedName(at, string(name))...)
-		errs = append(errs, check.Quantity(at, hard)...)
-	}
-	return errs
-}
-
-func validateResourceQuotaUpdate(q, old *corev1.ResourceQuota) field.ErrorList {
-	errs := validateResourceQuota(q)
-	was, now := slices.Clone(old.Spec.Scopes), slices.Clone(q.Spec.Scopes)
-	slices.Sort(was)
-	slices.Sort(now)
-	if !slices.Equal(was, now) {
-		errs = append(errs, field.Invalid(field.NewPath("spec", "scopes"), q.Spec.Scopes, "field is immutable"))
-	}
-	return errs
-}
-
-func validateEvent(e *corev1.Event) field.ErrorList {
-	if ns := e.InvolvedObject.Namespace; ns != "" && ns != e.Namespace {
-		return errorList{field.Invalid(field.NewPath("involvedObject", "namespace"), ns, "does not match event.namespace")}
-	} else if ns == "" && e.Namespace != "" && e.Namespace != corev1.NamespaceDefault && e.Namespace != "kube-system" {
-		return errorList{field.Invalid(field.NewPath("involvedObject", "namespace"), ns, "does not match event.namespace")}
 	}
 	return nil
 }

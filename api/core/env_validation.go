@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -95,6 +96,10 @@ func (v *podValidator) checkKey(at *field.Path, name, key string) {
 	}
 }
 
+// fieldLabels are the fields of a pod that can be named at all.
+var fieldLabels = []string{"metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid", "spec.hostNetwork", "spec.nodeName",
+	"spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "status.hostIP", "status.hostIPs", "status.nominatedNodeName", "status.phase", "status.podIP", "status.podIPs"}
+
 // Fields of the pod that environment variables and files can show.
 var (
 	envFields  = []string{"metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName", "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs"}
@@ -119,6 +124,10 @@ func (v *podValidator) checkFieldRef(at *field.Path, r *corev1.ObjectFieldSelect
 		default:
 			v.add(field.Invalid(at, r.FieldPath, "does not support subscript"))
 		}
+		return
+	}
+	if !slices.Contains(fieldLabels, r.FieldPath) {
+		v.add(field.Invalid(at.Child("fieldPath"), r.FieldPath, "error converting fieldPath: field label not supported: "+r.FieldPath))
 		return
 	}
 	v.add(check.OneOf(at.Child("fieldPath"), r.FieldPath, known...)...)

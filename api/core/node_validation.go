@@ -13,13 +13,13 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	var errs errorList
 	seen := map[string]bool{}
 	for i, t := range n.Spec.Taints {
-		at := at.Child("taints").Index(i)
+		at := field.NewPath("metadata", "taints").Index(i)
 		errs = append(errs, check.QualifiedName(at.Child("key"), t.Key)...)
 		errs = append(errs, check.Each(at.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))...)
 		errs = append(errs, check.OneOf(at.Child("effect"), t.Effect, taintEffects...)...)
 		key := t.Key + ":" + string(t.Effect)
 		if seen[key] {
-			errs = append(errs, field.Duplicate(at, t))
+			errs = append(errs, duplicateTaint(at, t))
 		}
 		seen[key] = true
 	}
@@ -53,4 +53,11 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 		errs = append(errs, field.Forbidden(at.Child("providerID"), "node updates may not change providerID except from \"\" to valid"))
 	}
 	return errs
+}
+
+// duplicateTaint says that a key and effect were there before.
+func duplicateTaint(at *field.Path, t corev1.Taint) *field.Error {
+	err := field.Duplicate(at, t)
+	err.Detail = "taints must be unique by key and effect pair"
+	return err
 }

@@ -105,9 +105,8 @@ func (v *podValidator) checkPolicies() {
 			v.add(field.Forbidden(at.Child("setHostnameAsFQDN"), "may not be specified when hostnameOverride is set"))
 		}
 	}
-	if s.Resources != nil {
-		v.add(checkRequirements(at.Child("resources"), s.Resources)...)
-	}
+	v.checkPodResources(at.Child("resources"))
+	v.checkOS()
 	if s.HostUsers != nil && !*s.HostUsers {
 		for _, f := range []struct {
 			name string

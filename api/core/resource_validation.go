@@ -29,12 +29,33 @@ func checkRequirements(at *field.Path, r *corev1.ResourceRequirements) errorList
 			errs = append(errs, field.Required(at.Child("limits"), "Limit must be set for non overcommitable resources"))
 		}
 	}
+	if onlyHugePages(r.Limits) && onlyHugePages(r.Requests) && len(r.Limits)+len(r.Requests) > 0 {
+		errs = append(errs, field.Forbidden(at, "HugePages require cpu or memory"))
+	}
 	return errs
+}
+
+// onlyHugePages tells whether a list has huge pages, if anything, but neither
+// processors nor memory.
+func onlyHugePages(l corev1.ResourceList) bool {
+	huge := len(l) == 0
+	for name := range l {
+		switch {
+		case name == corev1.ResourceCPU, name == corev1.ResourceMemory:
+			return false
+		case strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix):
+			huge = true
+		}
+	}
+	return huge
 }
 
 func checkResource(at *field.Path, name corev1.ResourceName, q resource.Quantity) errorList {
 	errs := check.Each(at, string(name), validation.IsQualifiedName(string(name)))
 	if len(errs) == 0 && !strings.Contains(string(name), "/") && !standardResource(name) {
+		if !quotaResource(name) {
+			errs = append(errs, field.Invalid(at, string(name), "must be a standard resource type or fully qualified"))
+		}
 		errs = append(errs, field.Invalid(at, string(name), "must be a standard resource for containers"))
 	}
 	errs = append(errs, check.Quantity(at, q)...)

@@ -91,6 +91,11 @@ func (v *podValidator) checkSpread(at *field.Path) {
 				v.add(check.Exactly(at.Child(name), *p, corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
 			}
 		}
+		for _, other := range v.spec.TopologySpreadConstraints[i+1:] {
+			if other.TopologyKey == c.TopologyKey && other.WhenUnsatisfiable == c.WhenUnsatisfiable {
+				v.add(field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)))
+			}
+		}
 		v.add(check.Selector(at.Child("labelSelector"), c.LabelSelector)...)
 	}
 }

@@ -15,7 +15,7 @@ var sysctlName = regexp.MustCompile(`^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z
 func (v *podValidator) checkSecurity() {
 	s := v.spec.SecurityContext
 	if v.spec.ShareProcessNamespace != nil && *v.spec.ShareProcessNamespace && v.spec.HostPID {
-		v.add(field.Invalid(v.at.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
+		v.add(field.Invalid(v.at.Child("securityContext", "shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
 	}
 	if s == nil {
 		return

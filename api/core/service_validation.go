@@ -32,7 +32,12 @@ func validateService(s *corev1.Service) field.ErrorList {
 		}
 	}
 	for i, ip := range spec.ExternalIPs {
-		errs = append(errs, validation.IsValidIPForLegacyField(at.Child("externalIPs").Index(i), ip, false, nil)...)
+		at := at.Child("externalIPs").Index(i)
+		bad := validation.IsValidIPForLegacyField(at, ip, false, nil)
+		if len(bad) == 0 {
+			bad = check.Reachable(at, ip)
+		}
+		errs = append(errs, bad...)
 	}
 	errs = append(errs, checkTrafficPolicies(at, s)...)
 	return append(errs, checkClusterIPs(at, spec)...)
@@ -232,7 +237,7 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 		}
 		for name, list := range map[string][]corev1.EndpointAddress{"addresses": s.Addresses, "notReadyAddresses": s.NotReadyAddresses} {
 			for j, a := range list {
-				errs = append(errs, validation.IsValidIPForLegacyField(at.Child(name).Index(j).Child("ip"), a.IP, false, nil)...)
+				errs = append(errs, checkEndpointAddress(at.Child(name).Index(j), a)...)
 			}
 		}
 		for j, p := range s.Ports {
@@ -247,4 +252,19 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 		}
 	}
 	return errs
+}
+
+func checkEndpointAddress(at *field.Path, a corev1.EndpointAddress) errorList {
+	ip := at.Child("ip")
+	errs := validation.IsValidIPForLegacyField(ip, a.IP, false, nil)
+	if len(errs) > 0 {
+		errs = append(errs, validation.IsValidIPForLegacyField(ip, a.IP, false, nil)...) // upstream says it twice
+	}
+	if a.Hostname != "" {
+		errs = append(errs, check.DNSLabel(at.Child("hostname"), a.Hostname)...)
+	}
+	if a.NodeName != nil {
+		errs = append(errs, check.DNSSubdomain(at.Child("nodeName"), *a.NodeName)...)
+	}
+	return append(errs, check.Reachable(ip, a.IP)...)
 }

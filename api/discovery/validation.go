@@ -1,6 +1,9 @@
 package discovery
 
 import (
+	"fmt"
+	"net/netip"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -61,12 +64,17 @@ func checkEndpoint(at *field.Path, e *discoveryv1.Endpoint, t discoveryv1.Addres
 	} else if len(e.Addresses) > maxAddresses {
 		errs = append(errs, field.TooMany(at.Child("addresses"), len(e.Addresses), maxAddresses))
 	}
+	all := at.Child("addresses")
 	for i, a := range e.Addresses {
 		at := at.Child("addresses").Index(i)
 		if t == discoveryv1.AddressTypeFQDN {
 			errs = append(errs, validation.IsFullyQualifiedDomainName(at, a)...)
 		} else {
-			errs = append(errs, validation.IsValidIPForLegacyField(at, a, false, nil)...)
+			bad := validation.IsValidIPForLegacyField(at, a, false, nil)
+			if addr, err := netip.ParseAddr(a); err == nil && addr.Is4() != (t == discoveryv1.AddressTypeIPv4) && (t == discoveryv1.AddressTypeIPv4 || t == discoveryv1.AddressTypeIPv6) {
+				bad = append(bad, field.Invalid(all, a, fmt.Sprintf("must be an %s address", t)))
+			}
+			errs = append(append(errs, bad...), check.Reachable(at, a)...)
 		}
 	}
 	if e.NodeName != nil {
@@ -79,5 +87,11 @@ func checkEndpoint(at *field.Path, e *discoveryv1.Endpoint, t discoveryv1.Addres
 }
 
 func validateEndpointSliceUpdate(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-	return append(validateEndpointSlice(s), check.Immutable(field.NewPath("addressType"), s.AddressType, old.AddressType)...)
+	checked := s
+	if s.AddressType != old.AddressType {
+		// One fault, not one for each address.
+		checked = s.DeepCopy()
+		checked.AddressType = old.AddressType
+	}
+	return append(validateEndpointSlice(checked), check.Immutable(field.NewPath("addressType"), s.AddressType, old.AddressType)...)
 }

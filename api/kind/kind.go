@@ -79,6 +79,8 @@ type Kind struct {
 
 	// NoGeneration: metadata.generation is not kept for this kind.
 	NoGeneration bool
+	// FixedGeneration: metadata.generation is 1 and stays so.
+	FixedGeneration bool
 	// AllowCreateOnUpdate: PUT of an absent object creates it.
 	AllowCreateOnUpdate bool
 	// UnconditionalUpdate is whether PUT may omit metadata.resourceVersion; nil means yes.

@@ -133,7 +133,7 @@ func defaultPolicyPorts(ports []networkingv1.NetworkPolicyPort) {
 // IPAddress declares networking.k8s.io/v1 IPAddress.
 func IPAddress() *kind.Kind {
 	return &kind.Kind{
-		Group: group, Version: "v1", Kind: "IPAddress", Resource: "ipaddresses", ShortNames: []string{"ip"},
+		Group: group, Version: "v1", Kind: "IPAddress", Resource: "ipaddresses", ShortNames: []string{"ip"}, NoGeneration: true,
 		ValidName:      ipName,
 		Validate:       kind.Check(validateIPAddress),
 		ValidateUpdate: kind.CheckChange(validateIPAddressUpdate),
@@ -164,7 +164,7 @@ func suffix(sep, s string) string {
 // ServiceCIDR declares networking.k8s.io/v1 ServiceCIDR.
 func ServiceCIDR() *kind.Kind {
 	return &kind.Kind{
-		Group: group, Version: "v1", Kind: "ServiceCIDR", Resource: "servicecidrs", HasStatus: true,
+		Group: group, Version: "v1", Kind: "ServiceCIDR", Resource: "servicecidrs", HasStatus: true, NoGeneration: true,
 		Validate:       kind.Check(validateServiceCIDR),
 		ValidateUpdate: kind.CheckChange(validateServiceCIDRUpdate),
 		Columns:        columns.Named(columns.Text("CIDRs", "Ranges of service addresses."), columns.Age()),

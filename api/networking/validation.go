@@ -53,6 +53,9 @@ func validateIngress(i *networkingv1.Ingress) field.ErrorList {
 		for n, h := range t.Hosts {
 			errs = append(errs, checkHost(at.Child("tls").Index(k).Child("hosts").Index(n), h)...)
 		}
+		if t.SecretName != "" {
+			errs = append(errs, check.DNSSubdomain(at.Child("tls").Index(k).Child("secretName"), t.SecretName)...)
+		}
 	}
 	return errs
 }
@@ -79,8 +82,9 @@ func checkBackend(at *field.Path, b *networkingv1.IngressBackend) field.ErrorLis
 		errs = append(errs, check.Required(at.Child("resource", "kind"), b.Resource.Kind)...)
 		return append(errs, check.Required(at.Child("resource", "name"), b.Resource.Name)...)
 	case b.Service == nil:
-		return field.ErrorList{field.Required(at, "must specify resource or service backend")}
+		return field.ErrorList{field.Invalid(at, "", "resource or service backend is required")}
 	}
+	backend := at
 	at = at.Child("service")
 	if b.Service.Name == "" {
 		errs = append(errs, field.Required(at.Child("name"), ""))
@@ -89,13 +93,13 @@ func checkBackend(at *field.Path, b *networkingv1.IngressBackend) field.ErrorLis
 	}
 	switch p := b.Service.Port; {
 	case p.Name != "" && p.Number != 0:
-		errs = append(errs, field.Invalid(at, "", "cannot set both port name & port number"))
+		errs = append(errs, field.Invalid(backend, "", "cannot set both port name & port number"))
 	case p.Name != "":
 		errs = append(errs, check.Each(at.Child("port", "name"), p.Name, validation.IsValidPortName(p.Name))...)
 	case p.Number != 0:
 		errs = append(errs, check.Port(at.Child("port", "number"), p.Number)...)
 	default:
-		errs = append(errs, field.Required(at, "port name or number is required"))
+		errs = append(errs, field.Required(backend, "port name or number is required"))
 	}
 	return errs
 }
@@ -112,8 +116,27 @@ func validateIngressClass(c *networkingv1.IngressClass) field.ErrorList {
 		at := at.Child("parameters")
 		errs = append(errs, check.Required(at.Child("kind"), p.Kind)...)
 		errs = append(errs, check.Required(at.Child("name"), p.Name)...)
+		errs = append(errs, checkParametersScope(at, p)...)
 	}
 	return errs
+}
+
+func checkParametersScope(at *field.Path, p *networkingv1.IngressClassParametersReference) field.ErrorList {
+	if p.Scope == nil {
+		return field.ErrorList{field.Required(at.Child("scope"), "")}
+	}
+	const cluster, namespaced = networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace
+	switch errs := check.Exactly(at.Child("scope"), *p.Scope, cluster, namespaced); {
+	case len(errs) > 0:
+		return errs
+	case *p.Scope == namespaced && (p.Namespace == nil || *p.Namespace == ""):
+		return field.ErrorList{field.Required(at.Child("namespace"), "`parameters.scope` is set to 'Namespace'")}
+	case *p.Scope == namespaced:
+		return check.DNSLabel(at.Child("namespace"), *p.Namespace)
+	case p.Namespace != nil:
+		return field.ErrorList{field.Forbidden(at.Child("namespace"), "`parameters.scope` is set to 'Cluster'")}
+	}
+	return nil
 }
 
 func validateIngressClassUpdate(c, old *networkingv1.IngressClass) field.ErrorList {
@@ -238,6 +261,12 @@ func validateServiceCIDR(c *networkingv1.ServiceCIDR) field.ErrorList {
 	var errs field.ErrorList
 	for i, s := range c.Spec.CIDRs {
 		errs = append(errs, validation.IsValidCIDR(at.Index(i), s)...)
+	}
+	if len(c.Spec.CIDRs) == 2 && len(errs) == 0 {
+		a, b := netip.MustParsePrefix(c.Spec.CIDRs[0]), netip.MustParsePrefix(c.Spec.CIDRs[1])
+		if a.Addr().Is4() == b.Addr().Is4() {
+			errs = append(errs, field.Invalid(at, c.Spec.CIDRs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
+		}
 	}
 	return errs
 }

@@ -8,7 +8,10 @@ import (
 )
 
 func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
-	errs := check.DNSLabel(field.NewPath("handler"), c.Handler)
+	errs := check.Required(field.NewPath("handler"), c.Handler)
+	if c.Handler != "" {
+		errs = check.DNSLabel(field.NewPath("handler"), c.Handler)
+	}
 	if c.Overhead != nil {
 		for name, q := range c.Overhead.PodFixed {
 			errs = append(errs, check.Quantity(field.NewPath("overhead", "podFixed").Key(string(name)), q)...)

@@ -14,7 +14,7 @@ import (
 // PriorityClass declares scheduling.k8s.io/v1 PriorityClass.
 func PriorityClass() *kind.Kind {
 	return &kind.Kind{
-		Group: "scheduling.k8s.io", Version: "v1", Kind: "PriorityClass", Resource: "priorityclasses", ShortNames: []string{"pc"},
+		Group: "scheduling.k8s.io", Version: "v1", Kind: "PriorityClass", Resource: "priorityclasses", ShortNames: []string{"pc"}, FixedGeneration: true,
 		Default: kind.Each(func(c *schedulingv1.PriorityClass) {
 			if c.PreemptionPolicy == nil {
 				lower := corev1.PreemptLowerPriority

@@ -37,7 +37,7 @@ func validatePriorityClass(c *schedulingv1.PriorityClass) field.ErrorList {
 func validatePriorityClassUpdate(c, old *schedulingv1.PriorityClass) field.ErrorList {
 	var errs field.ErrorList
 	if c.Value != old.Value {
-		errs = append(errs, field.Forbidden(field.NewPath("Value"), "may not be changed in an update."))
+		errs = append(errs, field.Forbidden(field.NewPath("value"), "may not be changed in an update."))
 	}
 	return append(errs, check.Immutable(field.NewPath("preemptionPolicy"), c.PreemptionPolicy, old.PreemptionPolicy)...)
 }

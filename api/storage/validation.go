@@ -31,9 +31,7 @@ func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 
 func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
 	errs := validateStorageClass(c)
-	if !check.Same(c.Parameters, old.Parameters) {
-		errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
-	}
+	errs = append(errs, check.Immutable(field.NewPath("parameters"), c.Parameters, old.Parameters)...)
 	if c.Provisioner != old.Provisioner {
 		errs = append(errs, field.Forbidden(field.NewPath("provisioner"), "updates to provisioner are forbidden."))
 	}
@@ -53,13 +51,16 @@ func validateAttributesClass(c *storagev1.VolumeAttributesClass) field.ErrorList
 
 func validateAttributesClassUpdate(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
 	errs := check.Immutable(field.NewPath("driverName"), c.DriverName, old.DriverName)
-	return append(errs, check.Immutable(field.NewPath("parameters"), c.Parameters, old.Parameters)...)
+	if !check.Same(c.Parameters, old.Parameters) {
+		errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
+	}
+	return errs
 }
 
 func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 	at, s := field.NewPath("spec"), &a.Spec
 	errs := check.Required(at.Child("attacher"), s.Attacher)
-	errs = append(errs, check.Required(at.Child("nodeName"), s.NodeName)...)
+	errs = append(errs, check.DNSSubdomain(at.Child("nodeName"), s.NodeName)...)
 	named := s.Source.PersistentVolumeName != nil
 	switch inline := s.Source.InlineVolumeSpec != nil; {
 	case !named && !inline:
@@ -111,7 +112,7 @@ func driverName(at *field.Path, name string) field.ErrorList {
 }
 
 func validateCapacity(c *storagev1.CSIStorageCapacity) field.ErrorList {
-	errs := check.RequiredName(field.NewPath("storageClassName"), c.StorageClassName)
+	errs := check.DNSSubdomain(field.NewPath("storageClassName"), c.StorageClassName)
 	errs = append(errs, check.Selector(field.NewPath("nodeTopology"), c.NodeTopology)...)
 	if c.Capacity != nil {
 		errs = append(errs, check.Quantity(field.NewPath("capacity"), *c.Capacity)...)
@@ -128,8 +129,21 @@ func validateCapacityUpdate(c, old *storagev1.CSIStorageCapacity) field.ErrorLis
 func validateDriver(d *storagev1.CSIDriver) field.ErrorList {
 	errs := driverName(field.NewPath("name"), d.Name)
 	at := field.NewPath("spec")
-	for i, m := range d.Spec.VolumeLifecycleModes {
-		errs = append(errs, check.OneOf(at.Child("volumeLifecycleModes").Index(i), m, storagev1.VolumeLifecycleEphemeral, storagev1.VolumeLifecyclePersistent)...)
+	for _, m := range d.Spec.VolumeLifecycleModes {
+		errs = append(errs, check.Exactly(at.Child("volumeLifecycleModes"), m, storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
+	}
+	audiences := map[string]bool{}
+	for i, r := range d.Spec.TokenRequests {
+		at := at.Child("tokenRequests").Index(i)
+		if audiences[r.Audience] {
+			errs = append(errs, field.Duplicate(at.Child("audience"), r.Audience))
+		}
+		audiences[r.Audience] = true
+		if s := r.ExpirationSeconds; s != nil && *s < 600 {
+			errs = append(errs, field.Invalid(at.Child("expirationSeconds"), *s, "may not specify a duration less than 10 minutes"))
+		} else if s != nil && *s > 1<<32 {
+			errs = append(errs, field.Invalid(at.Child("expirationSeconds"), *s, "may not specify a duration larger than 2^32 seconds"))
+		}
 	}
 	if p := d.Spec.FSGroupPolicy; p != nil {
 		errs = append(errs, check.OneOf(at.Child("fsGroupPolicy"), *p, storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)...)

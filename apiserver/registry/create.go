@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/codec"
 	"knarr.dev/knarr/apiserver/watchcache"
@@ -156,6 +157,9 @@ func (r *Registry) validateNew(ctx context.Context, res *Resource, obj kind.Obje
 		name = res.ValidName
 	}
 	errs := validation.ValidateObjectMetaAccessor(obj, res.Namespaced, name, field.NewPath("metadata"))
+	if res.Custom == nil {
+		errs = append(errs, check.Finalizers(field.NewPath("metadata", "finalizers"), obj.GetFinalizers())...)
+	}
 	switch {
 	case res.Check != nil:
 		errs = append(errs, res.Check(ctx, obj, nil, "")...)

@@ -301,6 +301,9 @@ func (a *serviceAllocator) assignIP(key string, svc *corev1.Service, spec *field
 	if len(svc.Spec.IPFamilies) == 0 {
 		svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	}
+	if p := svc.Spec.IPFamilyPolicy; p != nil && *p == corev1.IPFamilyPolicyRequireDualStack && svc.Spec.Type != corev1.ServiceTypeExternalName {
+		return field.ErrorList{field.Invalid(spec.Child("ipFamilyPolicy"), *p, "this cluster is not configured for dual-stack services")}
+	}
 	if svc.Spec.IPFamilyPolicy == nil {
 		single := corev1.IPFamilyPolicySingleStack
 		svc.Spec.IPFamilyPolicy = &single
