@@ -28,7 +28,7 @@ type options struct {
 	knarr            string
 	table            string
 	cache            string
-	keep             bool
+	keep, events     bool
 }
 
 func main() {
@@ -43,10 +43,15 @@ func main() {
 	flag.StringVar(&o.table, "table", "", "file to note the outcomes in, such as ../../docs/conformance.md; empty: none")
 	flag.StringVar(&o.cache, "cache", "../../.cache/conformance", "folder of built programs and of the run's output")
 	flag.BoolVar(&o.keep, "keep", false, "leave the cluster running until interrupted, to look at it")
+	flag.BoolVar(&o.events, "json", false, "print the outcomes as go test -json does")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	err := run(ctx, o)
+	if o.events {
+		printEvent("", err == nil, fmt.Sprint(err))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
 		os.Exit(1)
 	}
@@ -102,6 +107,11 @@ func run(ctx context.Context, o options) error {
 	if o.table != "" {
 		if err := writeTable(o.table, all, results, time.Now()); err != nil {
 			return err
+		}
+	}
+	if o.events {
+		for _, r := range results {
+			printEvent(r.short(), r.passed, r.why)
 		}
 	}
 	return summary(results)

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,11 +25,31 @@ func summary(results []outcome) error {
 		why, _, _ := strings.Cut(r.why, "\n")
 		fmt.Printf("FAILED %s\n       %s\n", r.name, why)
 	}
-	fmt.Printf("%d passed, %d failed\n", passed, failed)
+	fmt.Printf("conformance: %d specs passed, %d failed\n", passed, failed)
 	if failed > 0 {
 		return fmt.Errorf("%d specs failed", failed)
 	}
 	return nil
+}
+
+// printEvent prints a spec's outcome, or with an empty name that of the whole run,
+// as an event of go test -json.
+func printEvent(name string, passed bool, why string) {
+	type event struct{ Action, Package, Test, Output string }
+	e := event{Package: "conformance", Test: name, Action: "pass"}
+	if !passed {
+		e.Action = "fail"
+		printJSON(event{"output", e.Package, name, why + "\n"})
+	}
+	printJSON(e)
+}
+
+func printJSON(v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // plain strings always encode
+	}
+	fmt.Println(string(b))
 }
 
 // The table's part of the page lies between these lines.
