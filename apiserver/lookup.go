@@ -15,6 +15,7 @@ import (
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/admission"
 	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/auth/node"
 	"knarr.dev/knarr/apiserver/registry"
 	"knarr.dev/knarr/apiserver/watchcache"
 	"knarr.dev/knarr/apiserver/webhook"
@@ -85,6 +86,11 @@ func (l *Lookup) ChangeStatus(ctx context.Context, gvr schema.GroupVersionResour
 	}
 }
 
+// Graph is what the Node authorizer knows of nodes' pods.
+func (l *Lookup) Graph() *node.Cached {
+	return &node.Cached{Registry: func() *registry.Registry { return l.Registry }}
+}
+
 // Kind finds the resource of a kind; nil if it is not served.
 func (l *Lookup) Kind(gvk schema.GroupVersionKind) *registry.Resource {
 	for _, res := range l.Registry.Resources() {
@@ -97,9 +103,9 @@ func (l *Lookup) Kind(gvk schema.GroupVersionKind) *registry.Resource {
 
 // Admission returns what admission asks of the rest of the server; caller calls its
 // webhooks.
-func (l *Lookup) Admission(authz *auth.RBAC, caller *webhook.Caller, now func() time.Time, log *slog.Logger) admission.Deps {
+func (l *Lookup) Admission(authz *auth.Chain, caller *webhook.Caller, now func() time.Time, log *slog.Logger) admission.Deps {
 	return admission.Deps{
-		Lookup: l.One, Each: l.Each, ChangeStatus: l.ChangeStatus, Now: now, Stamp: l.Stamp, Caller: caller, Authorize: authz.Allowed, Log: log,
+		Lookup: l.One, Each: l.Each, ChangeStatus: l.ChangeStatus, Now: now, Stamp: l.Stamp, Caller: caller, Authorize: authz.Allowed, Rules: authz.Visit, Log: log,
 		Versions: func(res *registry.Resource) []*registry.Resource { return l.Registry.Versions(res) },
 		Types:    func(res *registry.Resource) (managedfields.TypeConverter, error) { return l.Registry.Types(res) },
 		Kind:     l.Kind,

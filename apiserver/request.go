@@ -22,6 +22,9 @@ type requestInfo struct {
 	// Rest is what follows the subresource, for proxies.
 	Rest string
 
+	// FieldSelector and LabelSelector restrict a list, watch or deletecollection.
+	FieldSelector, LabelSelector string
+
 	// selected tells that Name comes from a field selector: it counts for
 	// authorization only.
 	selected bool
@@ -65,8 +68,7 @@ func parseRequest(r *http.Request) requestInfo {
 	}
 	info.Verb = resourceVerb(r, info.Name != "", watch)
 	if info.Name == "" && (info.Verb == "list" || info.Verb == "watch" || info.Verb == "deletecollection") {
-		info.Name = selectedName(r)
-		info.selected = info.Name != ""
+		info.readSelectors(r)
 	}
 	return info
 }
@@ -98,21 +100,22 @@ func resourceVerb(r *http.Request, named, watch bool) string {
 	return strings.ToLower(r.Method)
 }
 
-// selectedName is the name that a field selector demands: roles that name their
-// resources permit such lists and watches too.
-func selectedName(r *http.Request) string {
-	if !strings.Contains(r.URL.RawQuery, "fieldSelector") {
-		return ""
+// readSelectors takes over the selectors. The name that a field selector demands
+// counts as the request's: roles that name their resources permit such lists and
+// watches too.
+func (info *requestInfo) readSelectors(r *http.Request) {
+	if !strings.Contains(r.URL.RawQuery, "Selector") {
+		return
 	}
-	sel, err := fields.ParseSelector(r.URL.Query().Get("fieldSelector"))
+	q := r.URL.Query()
+	info.FieldSelector, info.LabelSelector = q.Get("fieldSelector"), q.Get("labelSelector")
+	sel, err := fields.ParseSelector(info.FieldSelector)
 	if err != nil {
-		return ""
+		return
 	}
-	name, ok := sel.RequiresExactMatch("metadata.name")
-	if !ok || len(path.IsValidPathSegmentName(name)) > 0 {
-		return ""
+	if name, ok := sel.RequiresExactMatch("metadata.name"); ok && len(path.IsValidPathSegmentName(name)) == 0 {
+		info.Name, info.selected = name, true
 	}
-	return name
 }
 
 func isTrue(v string) bool { return v == "true" || v == "1" || v == "True" || v == "t" }

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"net/http"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/auth/node"
 	"knarr.dev/knarr/apiserver/codec"
 )
 
@@ -96,8 +98,30 @@ func reviewAction(user *authenticationv1.UserInfo, res *authorizationv1.Resource
 	if non != nil {
 		return &auth.Action{User: user, Verb: non.Verb, Path: non.Path}
 	}
-	return &auth.Action{User: user, Verb: res.Verb, Group: res.Group, Version: res.Version, Resource: res.Resource,
+	a := &auth.Action{User: user, Verb: res.Verb, Group: res.Group, Version: res.Version, Resource: res.Resource,
 		Subresource: res.Subresource, Namespace: res.Namespace, Name: res.Name}
+	if f := res.FieldSelector; f != nil {
+		a.FieldSelector = f.RawSelector
+		for _, q := range f.Requirements { // those that a selector can say
+			if q.Operator == metav1.FieldSelectorOpIn && len(q.Values) == 1 {
+				a.FieldSelector = joinSelector(a.FieldSelector, q.Key+"="+q.Values[0])
+			}
+		}
+	}
+	if l := res.LabelSelector; l != nil {
+		a.LabelSelector = l.RawSelector
+		if sel, err := metav1.LabelSelectorAsSelector(&metav1.LabelSelector{MatchExpressions: l.Requirements}); err == nil && len(l.Requirements) > 0 {
+			a.LabelSelector = sel.String()
+		}
+	}
+	return a
+}
+
+func joinSelector(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "," + b
 }
 
 func needAttributes(gvk schema.GroupVersionKind, res *authorizationv1.ResourceAttributes, non *authorizationv1.NonResourceAttributes) error {
@@ -108,14 +132,12 @@ func needAttributes(gvk schema.GroupVersionKind, res *authorizationv1.ResourceAt
 	return nil
 }
 
-func (s *Server) access(a *auth.Action) authorizationv1.SubjectAccessReviewStatus {
-	if s.authz.Allowed(a) {
-		return authorizationv1.SubjectAccessReviewStatus{Allowed: true}
-	}
-	return authorizationv1.SubjectAccessReviewStatus{}
+func (s *Server) access(ctx context.Context, a *auth.Action) authorizationv1.SubjectAccessReviewStatus {
+	d, reason := s.authz.Authorize(ctx, a)
+	return authorizationv1.SubjectAccessReviewStatus{Allowed: d == auth.Permitted, Denied: d == auth.Denied, Reason: reason}
 }
 
-func (s *Server) subjectAccessReview(_ *http.Request, info *requestInfo, o runtime.Object) error {
+func (s *Server) subjectAccessReview(r *http.Request, info *requestInfo, o runtime.Object) error {
 	spec, status := accessReview(o)
 	if err := needAttributes(authorizationv1.SchemeGroupVersion.WithKind("SubjectAccessReview"), spec.ResourceAttributes, spec.NonResourceAttributes); err != nil {
 		return err
@@ -128,7 +150,7 @@ func (s *Server) subjectAccessReview(_ *http.Request, info *requestInfo, o runti
 		extra[k] = authenticationv1.ExtraValue(v)
 	}
 	user := &authenticationv1.UserInfo{Username: spec.User, Groups: spec.Groups, UID: spec.UID, Extra: extra}
-	*status = s.access(reviewAction(user, spec.ResourceAttributes, spec.NonResourceAttributes))
+	*status = s.access(r.Context(), reviewAction(user, spec.ResourceAttributes, spec.NonResourceAttributes))
 	return nil
 }
 
@@ -145,7 +167,7 @@ func (s *Server) selfSubjectAccessReview(r *http.Request, _ *requestInfo, o runt
 	if err := needAttributes(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), v.Spec.ResourceAttributes, v.Spec.NonResourceAttributes); err != nil {
 		return err
 	}
-	v.Status = s.access(reviewAction(userFrom(r.Context()), v.Spec.ResourceAttributes, v.Spec.NonResourceAttributes))
+	v.Status = s.access(r.Context(), reviewAction(userFrom(r.Context()), v.Spec.ResourceAttributes, v.Spec.NonResourceAttributes))
 	return nil
 }
 
@@ -167,6 +189,9 @@ func (s *Server) selfSubjectRulesReview(r *http.Request, _ *requestInfo, o runti
 		return true
 	}
 	user := userFrom(r.Context())
+	if _, isNode := node.Identify(user); isNode {
+		v.Status.Incomplete, v.Status.EvaluationError = true, "node authorizer does not support user rule resolution"
+	}
 	s.authz.Visit(user, v.Spec.Namespace, add)
 	if contains(user.Groups, auth.GroupMasters) {
 		add([]rbacv1.PolicyRule{{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}}, {Verbs: []string{"*"}, NonResourceURLs: []string{"*"}}})

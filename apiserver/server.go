@@ -36,7 +36,7 @@ import (
 type Config struct {
 	Registry *registry.Registry
 	Authn    *auth.Authenticator
-	Authz    *auth.RBAC
+	Authz    *auth.Chain
 	Tokens   *auth.Tokens
 	Version  version.Info
 	// Aggregate serves what extension servers serve; nil: there are none.
@@ -51,7 +51,7 @@ type Config struct {
 type Server struct {
 	reg       *registry.Registry
 	authn     *auth.Authenticator
-	authz     *auth.RBAC
+	authz     *auth.Chain
 	tokens    *auth.Tokens
 	version   version.Info
 	kubelet   Kubelet
@@ -164,7 +164,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *requestInfo
 		return
 	}
 	r = r.WithContext(context.WithValue(r.Context(), userKey, user))
-	if err := s.authorize(user, info); err != nil {
+	if err := s.authorize(r.Context(), user, info); err != nil {
 		writeError(w, r, err)
 		return
 	}
@@ -197,20 +197,26 @@ func action(user *authenticationv1.UserInfo, info *requestInfo) *auth.Action {
 	}
 	a.Group, a.Version, a.Resource, a.Subresource = info.Group, info.Version, info.Resource, info.Subresource
 	a.Namespace, a.Name = info.Namespace, info.Name
+	a.FieldSelector, a.LabelSelector = info.FieldSelector, info.LabelSelector
 	return a
 }
 
-func (s *Server) authorize(user *authenticationv1.UserInfo, info *requestInfo) error {
+func (s *Server) authorize(ctx context.Context, user *authenticationv1.UserInfo, info *requestInfo) error {
 	a := action(user, info)
-	if s.authz.Allowed(a) {
+	decision, reason := s.authz.Authorize(ctx, a)
+	if decision == auth.Permitted {
 		return nil
+	}
+	message := a.Forbidden()
+	if reason != "" {
+		message += ": " + reason
 	}
 	if !info.IsResource {
 		err := apierrors.NewForbidden(noResource, "", nil)
-		err.ErrStatus.Message = "forbidden: " + a.Forbidden()
+		err.ErrStatus.Message = "forbidden: " + message
 		return err
 	}
-	return apierrors.NewForbidden(schema.GroupResource{Group: info.Group, Resource: info.Resource}, info.Name, errors.New(a.Forbidden()))
+	return apierrors.NewForbidden(schema.GroupResource{Group: info.Group, Resource: info.Resource}, info.Name, errors.New(message))
 }
 
 // impersonate lets a user act as another whom the headers name, if allowed.

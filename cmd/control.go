@@ -23,6 +23,7 @@ import (
 	"knarr.dev/knarr/apiserver/admission"
 	"knarr.dev/knarr/apiserver/aggregate"
 	"knarr.dev/knarr/apiserver/auth"
+	authnode "knarr.dev/knarr/apiserver/auth/node"
 	"knarr.dev/knarr/apiserver/crd"
 	"knarr.dev/knarr/apiserver/registry"
 	"knarr.dev/knarr/apiserver/typecheck"
@@ -91,12 +92,12 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		return cp, fmt.Errorf("network.nodePorts %q: %w", cfg.Network.NodePorts, err)
 	}
 	look := &apiserver.Lookup{}
-	rbac := &auth.RBAC{Roles: look}
+	authz := auth.NewChain(ctx, &auth.RBAC{Roles: look}, authnode.New(look.Graph()))
 	caller := webhook.New(look.ServiceAddress)
 	cp.registry, err = registry.Open(ctx, registry.Config{
 		Store: cp.store, Sealer: sealer, Kinds: api.Kinds(), SingleServer: len(cfg.Store.Endpoints) == 0,
 		Services: registry.ServiceRanges{ClusterIPs: netip.MustParsePrefix(cfg.Network.ServiceCIDR), NodePortMin: lo, NodePortMax: hi},
-		Admit:    admission.List(look.Admission(rbac, caller, time.Now, log)),
+		Admit:    admission.List(look.Admission(authz, caller, time.Now, log)),
 		Mutated:  mutationReport(log), Now: time.Now, Log: log,
 	})
 	if err != nil {
@@ -108,13 +109,13 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	if err := cp.definitions.Load(ctx); err != nil {
 		return cp, err
 	}
-	cp.local = &local.Server{Registry: cp.registry, Authz: rbac, Tokens: tokens, Now: time.Now}
+	cp.local = &local.Server{Registry: cp.registry, Authz: authz, Tokens: tokens, Now: time.Now}
 	cp.aggregate = aggregate.New(aggregate.Config{
 		Registry: cp.registry, Resolve: look.ServiceAddress, FrontProxy: cp.proxy.TLS, Now: time.Now, Log: log,
 		Local: func() []aggregate.Local { return apiserver.LocalVersions(cp.registry) },
 	})
 	cp.server = apiserver.New(ctx, apiserver.Config{
-		Registry: cp.registry, Aggregate: cp.aggregate, Authn: &auth.Authenticator{Tokens: tokens, FrontProxy: cp.frontProxy.Cert}, Authz: rbac, Tokens: tokens, Version: apiVersion(),
+		Registry: cp.registry, Aggregate: cp.aggregate, Authn: &auth.Authenticator{Tokens: tokens, FrontProxy: cp.frontProxy.Cert}, Authz: authz, Tokens: tokens, Version: apiVersion(),
 		Kubelet: apiserver.Kubelet{Transport: cp.kubeletTransport()}, Now: time.Now, Log: log,
 	})
 	return cp, nil

@@ -30,6 +30,7 @@ import (
 	"knarr.dev/knarr/apiserver/admission"
 	"knarr.dev/knarr/apiserver/aggregate"
 	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/auth/node"
 	"knarr.dev/knarr/apiserver/bootstrap"
 	"knarr.dev/knarr/apiserver/crd"
 	"knarr.dev/knarr/apiserver/registry"
@@ -63,7 +64,7 @@ type Server struct {
 	URL         string
 	Store       store.Store
 	Registry    *registry.Registry
-	Authz       *auth.RBAC
+	Authz       *auth.Chain
 	Tokens      *auth.Tokens
 	CA          *pki.Authority
 	Definitions *crd.Definitions
@@ -102,7 +103,7 @@ func Start(t testing.TB, o Options) *Server {
 		t.Fatal(err)
 	}
 	look := &apiserver.Lookup{}
-	s.Authz = &auth.RBAC{Roles: look}
+	s.Authz = auth.NewChain(ctx, &auth.RBAC{Roles: look}, node.New(look.Graph()))
 	resolve := o.Resolve
 	if resolve == nil {
 		resolve = look.ServiceAddress
@@ -202,7 +203,8 @@ func (s *Server) serve(t testing.TB, srv *apiserver.Server, o Options) {
 			t.Errorf("store: %v", err)
 		}
 	})
-	addr := netip.MustParseAddrPort(l.Addr().String())
+	// Endpoints may not be loopback addresses; nobody connects to this one.
+	addr := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), netip.MustParseAddrPort(l.Addr().String()).Port())
 	first := bootstrap.Cluster{ServiceIP: netip.MustParseAddr("10.96.0.1"), Endpoint: addr}
 	if o.Extensions {
 		first.ClientCA, first.FrontProxyCA = s.CA.PEM, s.FrontProxy.PEM

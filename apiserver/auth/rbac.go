@@ -19,6 +19,9 @@ type Action struct {
 	// Of a resource request:
 	Group, Version, Resource, Subresource string
 	Namespace, Name                       string
+	// FieldSelector and LabelSelector are those of a list, a watch or a deletion of
+	// many.
+	FieldSelector, LabelSelector string
 
 	// Of any other request:
 	Path string

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -89,6 +90,17 @@ func renewed(old, want kind.Object) kind.Object {
 		if equality.Semantic.DeepEqual(w.Data, old.(*corev1.ConfigMap).Data) {
 			return nil
 		}
+	case *rbacv1.ClusterRoleBinding:
+		// Earlier versions bound the whole role; now the Node authorizer permits what
+		// concerns a node.
+		b := old.(*rbacv1.ClusterRoleBinding)
+		i := slices.IndexFunc(b.Subjects, func(s rbacv1.Subject) bool { return s.Kind == rbacv1.GroupKind && s.Name == auth.GroupNodes })
+		if i < 0 {
+			return nil
+		}
+		next := b.DeepCopy()
+		next.Subjects = slices.Delete(next.Subjects, i, i+1)
+		return next
 	case *rbacv1.ClusterRole:
 		role := old.(*rbacv1.ClusterRole)
 		add := missing(role.Rules, w.Rules)
@@ -119,6 +131,7 @@ func entries(c Cluster) []entry {
 		out = append(out, entry{classes, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: pc.value, Description: pc.doc}, false})
 	}
 	out = append(out, roles(c.Controllers)...)
+	out = append(out, nodeLeases()...)
 	out = append(out, extensionServers(c)...)
 	out = append(out, service(core, "kubernetes", metav1.NamespaceDefault, c.ServiceIP,
 		map[string]string{"component": "apiserver", "provider": "kubernetes"},

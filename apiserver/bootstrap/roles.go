@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -137,6 +138,10 @@ func grants(controllers []rbacv1.PolicyRule) []grant {
 			rule(readVerbs, "discovery.k8s.io", "endpointslices"), rule([]string{"create", "delete", "get", "patch", "update", "list", "watch"}, "coordination.k8s.io", "leases"),
 			rule(readVerbs, "node.k8s.io", "runtimeclasses"), rule(readVerbs, "storage.k8s.io", "csidrivers", "csinodes", "volumeattachments"),
 			rule([]string{"create"}, "authentication.k8s.io", "tokenreviews"), rule([]string{"create"}, "authorization.k8s.io", "subjectaccessreviews"),
+		}, subjects: []rbacv1.Subject{}}, // bound to nobody: the Node authorizer permits what concerns a node
+		// The part of a node that serves Services and drains pods sees all of these.
+		{role: "system:knarr:node-network", rules: []rbacv1.PolicyRule{
+			rule(readVerbs, "", "nodes", "services", "endpoints"), rule(readVerbs, "discovery.k8s.io", "endpointslices"), rule(readVerbs, "networking.k8s.io", "servicecidrs"),
 		}, subjects: group(auth.GroupNodes)},
 	}
 }
@@ -159,10 +164,24 @@ func roles(controllers []rbacv1.PolicyRule) []entry {
 		out = append(out, entry{gv.WithResource("clusterroles"), role, g.from == ""})
 		if g.subjects != nil {
 			out = append(out, entry{gv.WithResource("clusterrolebindings"), &rbacv1.ClusterRoleBinding{ObjectMeta: meta(), Subjects: g.subjects,
-				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: g.role}}, false})
+				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: g.role}}, g.role == "system:node"})
 		}
 	}
 	return out
+}
+
+// nodeLeases lets nodes read each other's leases: on them they confirm what they no
+// longer send traffic to.
+func nodeLeases() []entry {
+	const name = "system:knarr:node-leases"
+	meta := metav1.ObjectMeta{Name: name, Namespace: corev1.NamespaceNodeLease, Labels: map[string]string{"kubernetes.io/bootstrapping": "rbac-defaults"},
+		Annotations: map[string]string{rbacv1.AutoUpdateAnnotationKey: "true"}}
+	gv := rbacv1.SchemeGroupVersion
+	return []entry{
+		{gv.WithResource("roles"), &rbacv1.Role{ObjectMeta: *meta.DeepCopy(), Rules: []rbacv1.PolicyRule{rule(readVerbs, "coordination.k8s.io", "leases")}}, false},
+		{gv.WithResource("rolebindings"), &rbacv1.RoleBinding{ObjectMeta: meta, Subjects: group(auth.GroupNodes),
+			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name}}, false},
+	}
 }
 
 // missing returns the rules of want that have lacks: an administrator's additions

@@ -28,7 +28,7 @@ import (
 // Server is what all local clients share.
 type Server struct {
 	Registry *registry.Registry
-	Authz    *auth.RBAC
+	Authz    *auth.Chain
 	Tokens   *auth.Tokens
 	Now      func() time.Time
 }
