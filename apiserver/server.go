@@ -3,7 +3,7 @@
 // It is the only reader of the store.
 //
 //	request -> panic guard, metrics -> authentication -> impersonation ->
-//	authorization -> { discovery, OpenAPI, health, metrics | resource handlers }
+//	fair queueing -> authorization -> { discovery, OpenAPI, health, metrics | resource handlers }
 package apiserver
 
 import (
@@ -29,6 +29,7 @@ import (
 
 	"knarr.dev/knarr/apiserver/aggregate"
 	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/flow"
 	"knarr.dev/knarr/apiserver/registry"
 )
 
@@ -41,6 +42,8 @@ type Config struct {
 	Version  version.Info
 	// Aggregate serves what extension servers serve; nil: there are none.
 	Aggregate *aggregate.Aggregator
+	// Flow shares the capacity fairly; nil: everybody is served at once.
+	Flow *flow.Controller
 	// Kubelet reaches the nodes' agents, for logs, exec, attach and port-forward.
 	Kubelet Kubelet
 	Now     func() time.Time
@@ -56,6 +59,7 @@ type Server struct {
 	version   version.Info
 	kubelet   Kubelet
 	aggregate *aggregate.Aggregator
+	flow      *flow.Controller
 	outward   *http.Transport // to pods and services
 	now       func() time.Time
 	log       *slog.Logger
@@ -73,7 +77,10 @@ type Server struct {
 func New(ctx context.Context, cfg Config) *Server {
 	s := &Server{
 		reg: cfg.Registry, authn: cfg.Authn, authz: cfg.Authz, tokens: cfg.Tokens,
-		version: cfg.Version, aggregate: cfg.Aggregate, kubelet: cfg.Kubelet, outward: newOutward(), now: cfg.Now, log: cfg.Log, metrics: newMetrics(),
+		version: cfg.Version, aggregate: cfg.Aggregate, flow: cfg.Flow, kubelet: cfg.Kubelet, outward: newOutward(), now: cfg.Now, log: cfg.Log, metrics: newMetrics(),
+	}
+	if s.flow != nil {
+		s.metrics.registry.MustRegister(s.flow)
 	}
 	s.stopping, s.stop = context.WithCancel(ctx)
 	return s
@@ -149,7 +156,7 @@ func (s *Server) Handler() http.Handler {
 	})
 }
 
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *requestInfo) {
+func (s *Server) serve(w *recorder, r *http.Request, info *requestInfo) {
 	if openPath(info.Path) {
 		s.servePath(w, r, info)
 		return
@@ -164,6 +171,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *requestInfo
 		return
 	}
 	r = r.WithContext(context.WithValue(r.Context(), userKey, user))
+	if s.flow != nil && !s.seat(w, r, action(user, info), info) {
+		return
+	}
+	defer w.seats.Done()
 	if err := s.authorize(r.Context(), user, info); err != nil {
 		writeError(w, r, err)
 		return
@@ -291,12 +302,17 @@ func (s *Server) impersonate(r *http.Request, user *authenticationv1.UserInfo) (
 // recorder notes the status code of an answer.
 type recorder struct {
 	http.ResponseWriter
-	code int
+	code  int
+	seats flow.Grant
+	watch bool // only the beginning needs seats
 }
 
 func (r *recorder) WriteHeader(code int) {
 	if r.code == 0 {
 		r.code = code
+		if r.watch {
+			r.seats.Done()
+		}
 	}
 	r.ResponseWriter.WriteHeader(code)
 }

@@ -47,6 +47,9 @@ type APIConfig struct {
 	Listen string `json:"listen"`
 	// Names are further names and addresses in the server's certificate.
 	Names []string `json:"names,omitempty"`
+	// MaxRequests is how many requests are served at once; the others wait, fairly
+	// by flow. 0: 600.
+	MaxRequests int `json:"maxRequests,omitempty"`
 	// Kubeconfig is merged with the administrator's access; empty: none is.
 	Kubeconfig string `json:"kubeconfig"`
 }

@@ -25,6 +25,7 @@ import (
 	"knarr.dev/knarr/apiserver/auth"
 	authnode "knarr.dev/knarr/apiserver/auth/node"
 	"knarr.dev/knarr/apiserver/crd"
+	"knarr.dev/knarr/apiserver/flow"
 	"knarr.dev/knarr/apiserver/registry"
 	"knarr.dev/knarr/apiserver/typecheck"
 	"knarr.dev/knarr/apiserver/webhook"
@@ -47,6 +48,7 @@ type controlPlane struct {
 	tls         *tls.Config
 	log         *slog.Logger
 	aggregate   *aggregate.Aggregator
+	flow        *flow.Controller
 	frontProxy  *pki.Authority // of proxies that name users in headers
 	proxy       *pki.Pair      // the server's own certificate as such a proxy
 }
@@ -114,8 +116,9 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		Registry: cp.registry, Resolve: look.ServiceAddress, FrontProxy: cp.proxy.TLS, Now: time.Now, Log: log,
 		Local: func() []aggregate.Local { return apiserver.LocalVersions(cp.registry) },
 	})
+	cp.flow = flow.New(flow.Config{Registry: cp.registry, Seats: cfg.API.MaxRequests, Now: time.Now, Log: log})
 	cp.server = apiserver.New(ctx, apiserver.Config{
-		Registry: cp.registry, Aggregate: cp.aggregate, Authn: &auth.Authenticator{Tokens: tokens, FrontProxy: cp.frontProxy.Cert}, Authz: authz, Tokens: tokens, Version: apiVersion(),
+		Registry: cp.registry, Aggregate: cp.aggregate, Flow: cp.flow, Authn: &auth.Authenticator{Tokens: tokens, FrontProxy: cp.frontProxy.Cert}, Authz: authz, Tokens: tokens, Version: apiVersion(),
 		Kubelet: apiserver.Kubelet{Transport: cp.kubeletTransport()}, Now: time.Now, Log: log,
 	})
 	return cp, nil
@@ -137,6 +140,7 @@ func mutationReport(log *slog.Logger) func(key, change string) {
 func (cp *controlPlane) follow(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return typecheck.New(cp.registry, cp.log).Run(ctx) })
 	g.Go(func() error { return cp.aggregate.Run(ctx) })
+	g.Go(func() error { return cp.flow.Run(ctx) })
 }
 
 func (cp *controlPlane) close() {

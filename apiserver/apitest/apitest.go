@@ -33,6 +33,7 @@ import (
 	"knarr.dev/knarr/apiserver/auth/node"
 	"knarr.dev/knarr/apiserver/bootstrap"
 	"knarr.dev/knarr/apiserver/crd"
+	"knarr.dev/knarr/apiserver/flow"
 	"knarr.dev/knarr/apiserver/registry"
 	"knarr.dev/knarr/apiserver/webhook"
 	"knarr.dev/knarr/kit/pki"
@@ -49,6 +50,10 @@ type Options struct {
 	Services registry.ServiceRanges
 	// Kinds are served instead of api.Kinds, if set.
 	Kinds []*kind.Kind
+	// Seats are how many requests are served at once; 0: as usual.
+	Seats int
+	// FlowObjects keeps the FlowSchemas and levels of every cluster.
+	FlowObjects bool
 	// Kubelet reaches agents.
 	Kubelet http.RoundTripper
 	// Resolve finds the services of webhooks; nil: as the server does.
@@ -71,6 +76,8 @@ type Server struct {
 	// FrontProxy is the authority of proxies that name users in headers.
 	FrontProxy *pki.Authority
 	aggregate  *aggregate.Aggregator
+	// Flow shares the capacity.
+	Flow *flow.Controller
 	// Handler answers without a network in between; it knows users by tokens.
 	Handler http.Handler
 }
@@ -128,8 +135,9 @@ func Start(t testing.TB, o Options) *Server {
 		Registry: s.Registry, Resolve: resolve, FrontProxy: proxy.TLS, Now: time.Now, Log: log,
 		Local: func() []aggregate.Local { return apiserver.LocalVersions(s.Registry) },
 	})
+	s.Flow = flow.New(flow.Config{Registry: s.Registry, Seats: o.Seats, Now: time.Now, Log: log})
 	srv := apiserver.New(ctx, apiserver.Config{
-		Registry: s.Registry, Aggregate: s.aggregate, Authn: &auth.Authenticator{Tokens: s.Tokens, FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
+		Registry: s.Registry, Aggregate: s.aggregate, Flow: s.Flow, Authn: &auth.Authenticator{Tokens: s.Tokens, FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
 		Version: version.Info{Major: "1", Minor: "36", GitVersion: "v1.36.3+knarr"},
 		Kubelet: apiserver.Kubelet{Transport: o.Kubelet}, Now: time.Now, Log: log,
 	})
@@ -175,6 +183,14 @@ func (s *Server) serve(t testing.TB, srv *apiserver.Server, o Options) {
 	go func() { defining <- s.Definitions.Run(ctx) }()
 	aggregating := make(chan error, 1)
 	go func() { aggregating <- s.aggregate.Run(ctx) }()
+	flowing := make(chan error, 1)
+	go func() {
+		if !o.FlowObjects {
+			flowing <- nil
+			return
+		}
+		flowing <- s.Flow.Run(ctx)
+	}()
 	clients := s.CA.Pool()
 	clients.AddCert(s.FrontProxy.Cert)
 	go func() {
@@ -193,6 +209,9 @@ func (s *Server) serve(t testing.TB, srv *apiserver.Server, o Options) {
 		}
 		if err := <-aggregating; err != nil {
 			t.Errorf("aggregation: %v", err)
+		}
+		if err := <-flowing; err != nil {
+			t.Errorf("flow control: %v", err)
 		}
 		s.Registry.CheckShared()
 		stopFeeding()
