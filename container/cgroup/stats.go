@@ -70,7 +70,9 @@ func (g Group) OOMKills() uint64 {
 }
 
 // Mounts says which host folders to show a container as its /sys/fs/cgroup:
-// pairs of folder and mount point.
+// pairs of folder and mount point. On a hybrid host they are the v1 hierarchies,
+// which have the limits: programs take the sight of a cgroup2 mount for proof that
+// the limits are there.
 func (g Group) Mounts() [][2]string {
 	if len(g.layout.V1) == 0 {
 		return [][2]string{{g.v2(), "/sys/fs/cgroup"}}
@@ -80,9 +82,6 @@ func (g Group) Mounts() [][2]string {
 		if d := g.v1(c); d != "" {
 			m = append(m, [2]string{d, "/sys/fs/cgroup/" + c})
 		}
-	}
-	if g.v2() != "" {
-		m = append(m, [2]string{g.v2(), "/sys/fs/cgroup/unified"})
 	}
 	return m
 }
