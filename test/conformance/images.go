@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -40,8 +41,7 @@ func imageSet(t tools) (map[string]v1.Image, error) {
 		return nil, err
 	}
 	box := baseFS()
-	// bash keeps variables whose names a shell cannot use, as the specs expect.
-	if err := box.program("bin/sh", find("bash")); err != nil {
+	if err := errors.Join(box.program("bin/bash", find("bash")), box.file("bin/sh", t.path("sh"), 0o755)); err != nil {
 		return nil, err
 	}
 	if err := box.busybox(); err != nil {
