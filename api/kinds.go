@@ -11,12 +11,14 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/api/legacy"
 )
 
 // Kinds returns the served kinds, in the order in which discovery shows them.
 // Each call returns new values.
 func Kinds() []*kind.Kind {
 	kinds := table()
+	kinds = append(kinds, legacy.Kinds(kinds)...)
 	for _, k := range kinds {
 		complete(k)
 	}

@@ -156,7 +156,7 @@ func appendTag(b []byte, number byte, size int) []byte {
 func (s *Server) table(res *registry.Resource, items []*watchcache.Item, r *http.Request) (*metav1.Table, error) {
 	cols, row := res.Columns, res.Row
 	if res.IsView() && row == nil {
-		if hub := s.reg.Resource(res.Hub.GroupVersion().WithResource(res.Resource)); hub != nil && hub.Row != nil {
+		if hub := res.Stored(); hub.Row != nil {
 			cols, row = hub.Columns, hub.Row
 		}
 	}

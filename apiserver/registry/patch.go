@@ -239,8 +239,14 @@ func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchca
 	if config.GetManagedFields() != nil {
 		return nil, false, apierrors.NewBadRequest("metadata.managedFields must be nil")
 	}
-	if _, err := checkApplied(&q, p, media); err != nil {
+	typed, err := checkApplied(&q, p, media)
+	if err != nil {
 		return nil, false, err
+	}
+	if q.Resource.IsView() && q.Resource.Custom == nil {
+		if config, err = storedConfig(&q, typed, config); err != nil {
+			return nil, false, err
+		}
 	}
 	q.applied = true
 	for {
@@ -275,6 +281,29 @@ func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchca
 		})
 		return it, false, err
 	}
+}
+
+// storedConfig is an apply configuration of a view in the version that is stored,
+// whose fields are the ones that managers own.
+func storedConfig(q *Request, typed kind.Object, config *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	typed.SetName(config.GetName())
+	typed.SetNamespace(config.GetNamespace())
+	hub, err := q.Resource.toHub(typed)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(hub)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	out := &unstructured.Unstructured{Object: content}
+	// What the Go type writes though nobody has set it.
+	unstructured.RemoveNestedField(content, "metadata", "creationTimestamp")
+	unstructured.RemoveNestedField(content, "spec", "template", "metadata", "creationTimestamp")
+	if _, set := config.Object["status"]; !set {
+		unstructured.RemoveNestedField(content, "status")
+	}
+	return out, nil
 }
 
 func (r *Registry) absent(ctx context.Context, q *Request) bool {

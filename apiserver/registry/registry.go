@@ -141,6 +141,8 @@ type Request struct {
 	Force        bool // server-side apply: take fields from other managers
 	// Warn receives warnings for the client; nil drops them.
 	Warn func(string)
+	// Annotate receives annotations for the audit log; nil drops them.
+	Annotate func(key, value string)
 
 	applied  bool // server-side apply has set the managed fields already
 	patched  bool // the object comes from the present one: it needs no resourceVersion
@@ -185,6 +187,10 @@ func (r *Resource) View(obj kind.Object) (kind.Object, error) {
 	codec.SetType(v, r.GVK())
 	return v, nil
 }
+
+// Stored is the resource whose objects are stored: itself, or the one that it is a
+// view on.
+func (r *Resource) Stored() *Resource { return r.hub }
 
 // IsView tells whether objects are stored in another version.
 func (r *Resource) IsView() bool { return r.hub != r }
