@@ -29,8 +29,8 @@ type Config struct {
 	// Registries configures image hosts by name.
 	Registries image.Registries
 	// DialRegistry connects to image hosts; nil: from this process' own network.
-	DialRegistry image.Dial `json:"-"`
-	Log        *slog.Logger `json:"-"`
+	DialRegistry image.Dial   `json:"-"`
+	Log          *slog.Logger `json:"-"`
 	// Now is the clock; nil is the machine's.
 	Now func() time.Time `json:"-"`
 }

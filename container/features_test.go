@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/net/websocket"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/client-go/rest"
@@ -72,6 +73,12 @@ func TestSecurity(t *testing.T) {
 		}},
 		{"cpu set", "grep Cpus_allowed_list /proc/self/status", "Cpus_allowed_list:\t0\n", func(c *runtimeapi.ContainerConfig) {
 			c.Linux.Resources = &runtimeapi.LinuxContainerResources{CpusetCpus: "0"}
+		}},
+		{"image volume", "test -f /image/bin/busybox && echo there; touch /image/x 2>/dev/null || echo refused; /image/bin/busybox true 2>/dev/null || echo not executable", "there\nrefused\nnot executable\n", func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/image", Image: &runtimeapi.ImageSpec{Image: f.image}, Readonly: true}}
+		}},
+		{"folder of an image", "test -f /image/busybox && echo there; test -e /image/bin || echo alone", "there\nalone\n", func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/image", Image: &runtimeapi.ImageSpec{Image: f.image}, ImageSubPath: "bin", Readonly: true}}
 		}},
 		{"terminal", "tty; tty <&2", "/dev/pts/0\r\n/dev/pts/0\r\n", func(c *runtimeapi.ContainerConfig) { c.Tty = true }},
 	} {
@@ -317,6 +324,36 @@ func TestErrors(t *testing.T) {
 	} {
 		if err := coded(c.err()); status.Code(err) != c.code {
 			t.Errorf("got %v, not %v", err, c.code)
+		}
+	}
+}
+
+// A folder of an image is that of the merged layers, and never leaves the image.
+func TestSubFolders(t *testing.T) {
+	top, middle, bottom := t.TempDir(), t.TempDir(), t.TempDir()
+	for _, d := range []string{top + "/a/b", middle + "/a/b", bottom + "/a/b", bottom + "/c", middle + "/d", bottom + "/d"} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/", top+"/out"); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setxattr(middle+"/d", "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mknod(top+"/c", unix.S_IFCHR, 0); err != nil {
+		t.Fatal(err)
+	}
+	layers := []string{top, middle, bottom}
+	for sub, want := range map[string]string{
+		"a/b": top + "/a/b " + middle + "/a/b " + bottom + "/a/b",
+		"d":   middle + "/d",
+		"c":   "", "no": "", "out": "", "out/etc": "", "../x": "", "/a": "",
+	} {
+		got, err := subFolders(layers, sub)
+		if strings.Join(got, " ") != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %v %v, want %s", sub, got, err, want)
 		}
 	}
 }

@@ -295,7 +295,12 @@ func (s *Server) mounts(c *container) ([]oci.Mount, error) {
 	}
 	for _, m := range c.config().GetMounts() {
 		if m.GetImage() != nil {
-			return nil, fmt.Errorf("%w: mounting an image (%s) is not supported yet", errInvalid, m.GetContainerPath())
+			o, err := s.imageMount(m)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, o)
+			continue
 		}
 		if m.GetRecursiveReadOnly() && (!m.GetReadonly() || m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE) {
 			return nil, fmt.Errorf("%w: a recursively read-only mount (%s) must be read-only and private", errInvalid, m.GetContainerPath())
@@ -319,4 +324,65 @@ func (s *Server) mounts(c *container) ([]oci.Mount, error) {
 		list = append(list, o)
 	}
 	return list, nil
+}
+
+// imageMount shows an image's files, or those of a folder in it, read-only and
+// not executable, as Kubernetes has it for image volumes.
+func (s *Server) imageMount(m *runtimeapi.Mount) (oci.Mount, error) {
+	img, err := s.images.Get(m.GetImage().GetImage())
+	if err != nil {
+		return oci.Mount{}, fmt.Errorf("image to mount on %s: %w", m.GetContainerPath(), err)
+	}
+	o := oci.Mount{Layers: s.images.Folders(img), Target: m.GetContainerPath(), ReadOnly: true, Flags: unix.MOUNT_ATTR_NOEXEC}
+	if sub := m.GetImageSubPath(); sub != "" {
+		if o.Layers, err = subFolders(o.Layers, sub); err != nil {
+			return oci.Mount{}, err
+		}
+	}
+	return o, nil
+}
+
+// subFolders are the layers' parts of one folder. A link on the way is refused: it
+// could lead out of the image.
+func subFolders(layers []string, sub string) ([]string, error) {
+	if !filepath.IsLocal(sub) {
+		return nil, fmt.Errorf("%w: imageSubPath %q must be a path within the image", errInvalid, sub)
+	}
+	var found []string
+	for _, l := range layers {
+		at, hidden := l, false
+		ok := true
+		for _, step := range strings.Split(filepath.Clean(sub), "/") {
+			at = filepath.Join(at, step)
+			st, err := os.Lstat(at)
+			if err != nil {
+				ok = false
+				break
+			}
+			if !st.IsDir() {
+				if st.Mode()&os.ModeCharDevice != 0 { // a whiteout: nothing below shows
+					return found, nonEmpty(found, sub)
+				}
+				return nil, fmt.Errorf("%w: imageSubPath %q: %s is not a folder", errInvalid, sub, step)
+			}
+			value := make([]byte, 1)
+			if n, err := unix.Lgetxattr(at, "trusted.overlay.opaque", value); err == nil && n == 1 && value[0] == 'y' {
+				hidden = true
+			}
+		}
+		if ok {
+			found = append(found, at)
+		}
+		if hidden {
+			break
+		}
+	}
+	return found, nonEmpty(found, sub)
+}
+
+func nonEmpty(found []string, sub string) error {
+	if len(found) == 0 {
+		return fmt.Errorf("%w: imageSubPath %q is not in the image", errInvalid, sub)
+	}
+	return nil
 }

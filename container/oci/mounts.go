@@ -43,6 +43,51 @@ func cloneSource(host string, recursive bool) (source, error) {
 	return source{fd, st.Mode&unix.S_IFMT == unix.S_IFDIR}, nil
 }
 
+// setLowers names an overlay's layers, the topmost first.
+func setLowers(set func(key, value string) error, lowers []string) error {
+	for _, l := range lowers {
+		if err := set("lowerdir+", l); err != nil { // before 6.7: one option of at most 256 bytes
+			if set("lowerdir", strings.Join(lowers, ":")) == nil {
+				return nil
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// mergeLayers is a detached, read-only view of layers, the topmost first.
+func mergeLayers(layers []string) (source, error) {
+	if len(layers) == 1 { // an overlay without a writable folder wants two
+		return cloneSource(layers[0], false)
+	}
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return source{}, fmt.Errorf("opening the overlay file system: %w", err)
+	}
+	defer unix.Close(fs)
+	set := func(key, value string) error { return unix.FsconfigSetString(fs, key, value) }
+	if err := setLowers(set, layers); err != nil {
+		return source{}, fmt.Errorf("naming %d layers of an image to mount: %w%s", len(layers), err, fsMessage(fs))
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return source{}, fmt.Errorf("mounting %d layers of an image: %w%s", len(layers), err, fsMessage(fs))
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return source{}, fmt.Errorf("mounting an image: %w", err)
+	}
+	return source{fd, true}, nil
+}
+
+// take is the mount's source.
+func (m *Mount) take() (source, error) {
+	if len(m.Layers) > 0 {
+		return mergeLayers(m.Layers)
+	}
+	return cloneSource(m.Source, true)
+}
+
 // overlay mounts the root file system detached. The writable folder is
 // volatile: it is never mounted a second time, and a synchronous unmount of it
 // would stall the machine for nothing.
@@ -58,16 +103,7 @@ func overlay(r Rootfs) (int, error) {
 		}
 		return nil
 	}
-	var errs []error
-	for _, l := range r.Lowers {
-		if err := set("lowerdir+", l); err != nil { // before 6.7: one option of at most 256 bytes
-			errs = append(errs, err, set("lowerdir", strings.Join(r.Lowers, ":")))
-			if errs[1] == nil {
-				errs = nil
-			}
-			break
-		}
-	}
+	errs := []error{setLowers(set, r.Lowers)}
 	errs = append(errs, set("upperdir", r.Upper), set("workdir", r.Work), set("index", "off"), set("metacopy", "off"))
 	if err := errors.Join(errs...); err != nil {
 		return -1, err
@@ -263,7 +299,7 @@ func build(s *Spec, enter func() error) (int, error) {
 	}
 	sources := make([]source, 0, len(binds))
 	for _, m := range binds {
-		src, err := cloneSource(m.Source, true)
+		src, err := m.take()
 		if err != nil {
 			return fail(err)
 		}

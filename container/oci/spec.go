@@ -49,10 +49,11 @@ type Rootfs struct {
 	Target string // empty host folder on which the tree is put together
 }
 
-// Mount is one bind mount.
+// Mount is one bind mount, or the view of an image's layers.
 type Mount struct {
-	Source            string // host path; exists
-	Target            string // path in the container; made when missing
+	Source            string   // host path; exists
+	Layers            []string // host folders instead of Source, the topmost first; mount them ReadOnly
+	Target            string   // path in the container; made when missing
 	ReadOnly          bool
 	RecursiveReadOnly bool   // implies ReadOnly
 	Propagation       uint64 // unix.MS_PRIVATE, MS_SLAVE or MS_SHARED; 0 is private
