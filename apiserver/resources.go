@@ -53,6 +53,9 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 		User: userFrom(r.Context()), Resource: res, Subresource: info.Subresource,
 		Warn: func(text string) { warn(w, text) },
 	}
+	if t := trailOf(w); t != nil {
+		q.Annotate = t.Annotate
+	}
 	if !info.selected {
 		q.Name = info.Name
 	}

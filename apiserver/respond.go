@@ -81,6 +81,9 @@ var newline = []byte{'\n'}
 // writeError sends an error as a Status.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
+	if rec, ok := w.(*recorder); ok && rec.audited != nil {
+		rec.audited.status = status
+	}
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}

@@ -2,8 +2,8 @@
 // they (RBAC), what do they want (registry), in which form (this package).
 // It is the only reader of the store.
 //
-//	request -> panic guard, metrics -> authentication -> impersonation ->
-//	fair queueing -> authorization -> { discovery, OpenAPI, health, metrics | resource handlers }
+//	request -> panic guard, metrics -> authentication -> audit ->
+//	impersonation -> fair queueing -> authorization -> { discovery, OpenAPI, health, metrics | resource handlers }
 package apiserver
 
 import (
@@ -28,6 +28,7 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 
 	"knarr.dev/knarr/apiserver/aggregate"
+	"knarr.dev/knarr/apiserver/audit"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/flow"
 	"knarr.dev/knarr/apiserver/registry"
@@ -42,6 +43,8 @@ type Config struct {
 	Version  version.Info
 	// Aggregate serves what extension servers serve; nil: there are none.
 	Aggregate *aggregate.Aggregator
+	// Audit writes down who did what; nil: nothing is.
+	Audit *audit.Auditor
 	// Flow shares the capacity fairly; nil: everybody is served at once.
 	Flow *flow.Controller
 	// Kubelet reaches the nodes' agents, for logs, exec, attach and port-forward.
@@ -60,6 +63,7 @@ type Server struct {
 	kubelet   Kubelet
 	aggregate *aggregate.Aggregator
 	flow      *flow.Controller
+	audit     *audit.Auditor
 	outward   *http.Transport // to pods and services
 	now       func() time.Time
 	log       *slog.Logger
@@ -77,7 +81,7 @@ type Server struct {
 func New(ctx context.Context, cfg Config) *Server {
 	s := &Server{
 		reg: cfg.Registry, authn: cfg.Authn, authz: cfg.Authz, tokens: cfg.Tokens,
-		version: cfg.Version, aggregate: cfg.Aggregate, flow: cfg.Flow, kubelet: cfg.Kubelet, outward: newOutward(), now: cfg.Now, log: cfg.Log, metrics: newMetrics(),
+		version: cfg.Version, aggregate: cfg.Aggregate, flow: cfg.Flow, audit: cfg.Audit, kubelet: cfg.Kubelet, outward: newOutward(), now: cfg.Now, log: cfg.Log, metrics: newMetrics(),
 	}
 	if s.flow != nil {
 		s.metrics.registry.MustRegister(s.flow)
@@ -141,8 +145,10 @@ func (s *Server) Handler() http.Handler {
 		rec := &recorder{ResponseWriter: w}
 		start := s.now()
 		defer func() {
-			if p := recover(); p != nil {
+			p := recover()
+			if p != nil {
 				if p == http.ErrAbortHandler {
+					rec.endAudit(false)
 					panic(p)
 				}
 				s.log.Error("request failed by a defect", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
@@ -150,6 +156,7 @@ func (s *Server) Handler() http.Handler {
 					writeError(rec, r, apierrors.NewInternalError(fmt.Errorf("the server met a defect while serving this request")))
 				}
 			}
+			rec.endAudit(p != nil)
 			s.metrics.observe(&info, rec.code, s.now().Sub(start))
 		}()
 		s.serve(rec, r, &info)
@@ -163,19 +170,30 @@ func (s *Server) serve(w *recorder, r *http.Request, info *requestInfo) {
 	}
 	user, err := s.authn.Authenticate(r)
 	if err != nil {
+		if s.audit != nil {
+			s.beginAudit(w, r, &authenticationv1.UserInfo{}, info)
+		}
 		writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
 		return
 	}
-	if user, err = s.impersonate(r, user); err != nil {
+	if s.audit != nil {
+		s.beginAudit(w, r, user, info)
+	}
+	as, err := s.impersonate(r, user)
+	if err != nil {
 		writeError(w, r, err)
 		return
+	}
+	if as != user {
+		trailOf(w).Impersonate(as)
+		user = as
 	}
 	r = r.WithContext(context.WithValue(r.Context(), userKey, user))
 	if s.flow != nil && !s.seat(w, r, action(user, info), info) {
 		return
 	}
 	defer w.seats.Done()
-	if err := s.authorize(r.Context(), user, info); err != nil {
+	if err := s.authorize(r.Context(), trailOf(w), user, info); err != nil {
 		writeError(w, r, err)
 		return
 	}
@@ -212,12 +230,16 @@ func action(user *authenticationv1.UserInfo, info *requestInfo) *auth.Action {
 	return a
 }
 
-func (s *Server) authorize(ctx context.Context, user *authenticationv1.UserInfo, info *requestInfo) error {
+func (s *Server) authorize(ctx context.Context, trail *audit.Trail, user *authenticationv1.UserInfo, info *requestInfo) error {
 	a := action(user, info)
 	decision, reason := s.authz.Authorize(ctx, a)
 	if decision == auth.Permitted {
+		trail.Annotate("authorization.k8s.io/decision", "allow")
+		trail.Annotate("authorization.k8s.io/reason", reason)
 		return nil
 	}
+	trail.Annotate("authorization.k8s.io/decision", "forbid")
+	trail.Annotate("authorization.k8s.io/reason", reason)
 	message := a.Forbidden()
 	if reason != "" {
 		message += ": " + reason
@@ -305,6 +327,16 @@ type recorder struct {
 	code  int
 	seats flow.Grant
 	watch bool // only the beginning needs seats
+
+	audited *audited // nil: the request is not audited
+}
+
+// Write implements http.ResponseWriter.
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.audited != nil && r.audited.response != nil {
+		r.audited.response.Write(b)
+	}
+	return r.ResponseWriter.Write(b)
 }
 
 func (r *recorder) WriteHeader(code int) {
@@ -312,6 +344,9 @@ func (r *recorder) WriteHeader(code int) {
 		r.code = code
 		if r.watch {
 			r.seats.Done()
+		}
+		if r.audited != nil && r.audited.lasting {
+			r.audited.trail.Started(code)
 		}
 	}
 	r.ResponseWriter.WriteHeader(code)

@@ -33,6 +33,7 @@ type Config struct {
 	Group string `json:"group,omitempty"`
 
 	API     APIConfig     `json:"api"`
+	Audit   AuditConfig   `json:"audit,omitzero"`
 	Store   StoreConfig   `json:"store"`
 	Node    NodeConfig    `json:"node"`
 	Network NetworkConfig `json:"network"`
@@ -202,6 +203,7 @@ func (c *Config) validate() error {
 	} else if _, err := c.nodeRanges(); len(errs) == 0 && err != nil {
 		bad("network.podCIDR", c.Network.PodCIDR, err.Error())
 	}
+	errs = append(errs, c.Audit.validate()...)
 	var lo, hi int32
 	if n, err := fmt.Sscanf(c.Network.NodePorts, "%d-%d", &lo, &hi); n != 2 || err != nil || lo < 1 || hi > 65535 || lo > hi {
 		bad("network.nodePorts", c.Network.NodePorts, "must be a range such as 30000-32767")

@@ -49,6 +49,7 @@ type controlPlane struct {
 	log         *slog.Logger
 	aggregate   *aggregate.Aggregator
 	flow        *flow.Controller
+	audit       *auditing
 	frontProxy  *pki.Authority // of proxies that name users in headers
 	proxy       *pki.Pair      // the server's own certificate as such a proxy
 }
@@ -116,9 +117,12 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		Registry: cp.registry, Resolve: look.ServiceAddress, FrontProxy: cp.proxy.TLS, Now: time.Now, Log: log,
 		Local: func() []aggregate.Local { return apiserver.LocalVersions(cp.registry) },
 	})
+	if cp.audit, err = openAudit(cfg.Audit, log); err != nil {
+		return cp, err
+	}
 	cp.flow = flow.New(flow.Config{Registry: cp.registry, Seats: cfg.API.MaxRequests, Now: time.Now, Log: log})
 	cp.server = apiserver.New(ctx, apiserver.Config{
-		Registry: cp.registry, Aggregate: cp.aggregate, Flow: cp.flow, Authn: &auth.Authenticator{Tokens: tokens, FrontProxy: cp.frontProxy.Cert}, Authz: authz, Tokens: tokens, Version: apiVersion(),
+		Registry: cp.registry, Aggregate: cp.aggregate, Flow: cp.flow, Audit: cp.audit.auditor(), Authn: &auth.Authenticator{Tokens: tokens, FrontProxy: cp.frontProxy.Cert}, Authz: authz, Tokens: tokens, Version: apiVersion(),
 		Kubelet: apiserver.Kubelet{Transport: cp.kubeletTransport()}, Now: time.Now, Log: log,
 	})
 	return cp, nil
@@ -141,9 +145,11 @@ func (cp *controlPlane) follow(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return typecheck.New(cp.registry, cp.log).Run(ctx) })
 	g.Go(func() error { return cp.aggregate.Run(ctx) })
 	g.Go(func() error { return cp.flow.Run(ctx) })
+	cp.audit.run(ctx, g)
 }
 
 func (cp *controlPlane) close() {
+	cp.audit.close()
 	if cp.listener != nil {
 		cp.listener.Close()
 	}

@@ -29,6 +29,7 @@ import (
 	"knarr.dev/knarr/apiserver"
 	"knarr.dev/knarr/apiserver/admission"
 	"knarr.dev/knarr/apiserver/aggregate"
+	"knarr.dev/knarr/apiserver/audit"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/auth/node"
 	"knarr.dev/knarr/apiserver/bootstrap"
@@ -54,6 +55,8 @@ type Options struct {
 	Seats int
 	// FlowObjects keeps the FlowSchemas and levels of every cluster.
 	FlowObjects bool
+	// Audit writes down who did what.
+	Audit *audit.Auditor
 	// Kubelet reaches agents.
 	Kubelet http.RoundTripper
 	// Resolve finds the services of webhooks; nil: as the server does.
@@ -137,7 +140,7 @@ func Start(t testing.TB, o Options) *Server {
 	})
 	s.Flow = flow.New(flow.Config{Registry: s.Registry, Seats: o.Seats, Now: time.Now, Log: log})
 	srv := apiserver.New(ctx, apiserver.Config{
-		Registry: s.Registry, Aggregate: s.aggregate, Flow: s.Flow, Authn: &auth.Authenticator{Tokens: s.Tokens, FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
+		Registry: s.Registry, Aggregate: s.aggregate, Flow: s.Flow, Audit: o.Audit, Authn: &auth.Authenticator{Tokens: s.Tokens, FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
 		Version: version.Info{Major: "1", Minor: "36", GitVersion: "v1.36.3+knarr"},
 		Kubelet: apiserver.Kubelet{Transport: o.Kubelet}, Now: time.Now, Log: log,
 	})

@@ -101,7 +101,7 @@ type Admission struct {
 func (r *Registry) attributes(q *Request, op Operation, obj, old kind.Object) *Attributes {
 	return &Attributes{
 		Operation: op, Resource: q.Resource.hub, Requested: q.Resource, Subresource: q.Subresource,
-		Namespace: q.Namespace, Name: q.Name, Object: obj, Old: old, Options: optionsOf(q, op), User: q.User, DryRun: q.DryRun, Warn: q.warn,
+		Namespace: q.Namespace, Name: q.Name, Object: obj, Old: old, Options: optionsOf(q, op), User: q.User, DryRun: q.DryRun, Warn: q.warn, Annotate: q.Annotate,
 		admitted: q.admitted,
 	}
 }
