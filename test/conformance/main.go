@@ -13,9 +13,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -105,7 +107,12 @@ func run(ctx context.Context, o options) error {
 		<-ctx.Done()
 	}
 	if o.table != "" {
-		if err := writeTable(o.table, all, results, time.Now()); err != nil {
+		version, err := exec.CommandContext(ctx, o.knarr, "version").Output()
+		if err != nil {
+			return fmt.Errorf("%s version: %w", o.knarr, err)
+		}
+		first, _, _ := strings.Cut(string(version), "\n")
+		if err := writeTable(o.table, first, all, results, time.Now()); err != nil {
 			return err
 		}
 	}

@@ -63,7 +63,7 @@ type row struct{ result, date string }
 
 // writeTable notes the outcomes in the page, keeping what it says of specs that
 // did not run.
-func writeTable(file string, all []spec, results []outcome, now time.Time) error {
+func writeTable(file, knarr string, all []spec, results []outcome, now time.Time) error {
 	page, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -86,6 +86,7 @@ func writeTable(file string, all []spec, results []outcome, now time.Time) error
 	var b bytes.Buffer
 	b.Write(before)
 	b.WriteString(tableBegin + "\n\n")
+	fmt.Fprintf(&b, "Last run: %s, %s, suite %s, %d specs.\n\n", now.Format(time.DateOnly), knarr, release, len(results))
 	writeRows(&b, all, rows)
 	b.WriteString(tableEnd)
 	if after == nil {
