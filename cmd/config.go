@@ -13,6 +13,8 @@ import (
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
+
+	"knarr.dev/knarr/apiserver/admission"
 )
 
 // Config is all that can be set, by file, environment-free; flags override it.
@@ -32,12 +34,17 @@ type Config struct {
 	// the processes in it alone.
 	Group string `json:"group,omitempty"`
 
-	API     APIConfig     `json:"api"`
-	Audit   AuditConfig   `json:"audit,omitzero"`
-	Store   StoreConfig   `json:"store"`
-	Node    NodeConfig    `json:"node"`
-	Network NetworkConfig `json:"network"`
-	Join    JoinConfig    `json:"join,omitzero"`
+	API   APIConfig   `json:"api"`
+	Audit AuditConfig `json:"audit,omitzero"`
+	// PodSecurity is what Pod Security admission demands by default, and of whom
+	// nothing.
+	PodSecurity admission.PodSecurity `json:"podSecurity,omitzero"`
+	// EventLimits bound how many events are written.
+	EventLimits []admission.EventLimit `json:"eventLimits,omitempty"`
+	Store       StoreConfig            `json:"store"`
+	Node        NodeConfig             `json:"node"`
+	Network     NetworkConfig          `json:"network"`
+	Join        JoinConfig             `json:"join,omitzero"`
 	// Registries configures image registries by host.
 	Registries map[string]RegistryConfig `json:"registries,omitempty"`
 }
@@ -204,6 +211,16 @@ func (c *Config) validate() error {
 		bad("network.podCIDR", c.Network.PodCIDR, err.Error())
 	}
 	errs = append(errs, c.Audit.validate()...)
+	if c.PodSecurity.Defaults != (admission.PodSecurity{}).Defaults || len(c.PodSecurity.Exemptions.RuntimeClasses)+len(c.PodSecurity.Exemptions.Namespaces)+len(c.PodSecurity.Exemptions.Usernames) > 0 {
+		if err := c.PodSecurity.Validate(); err != nil {
+			errs = append(errs, field.Forbidden(field.NewPath("podSecurity"), err.Error()))
+		}
+	}
+	for i := range c.EventLimits {
+		if err := c.EventLimits[i].Validate(); err != nil {
+			errs = append(errs, field.Forbidden(field.NewPath("eventLimits").Index(i), err.Error()))
+		}
+	}
 	var lo, hi int32
 	if n, err := fmt.Sscanf(c.Network.NodePorts, "%d-%d", &lo, &hi); n != 2 || err != nil || lo < 1 || hi > 65535 || lo > hi {
 		bad("network.nodePorts", c.Network.NodePorts, "must be a range such as 30000-32767")

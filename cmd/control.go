@@ -97,10 +97,12 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	look := &apiserver.Lookup{}
 	authz := auth.NewChain(ctx, &auth.RBAC{Roles: look}, authnode.New(look.Graph()))
 	caller := webhook.New(look.ServiceAddress)
+	deps := look.Admission(authz, caller, time.Now, log)
+	deps.PodSecurity, deps.EventLimits = cfg.PodSecurity, cfg.EventLimits
 	cp.registry, err = registry.Open(ctx, registry.Config{
 		Store: cp.store, Sealer: sealer, Kinds: api.Kinds(), SingleServer: len(cfg.Store.Endpoints) == 0,
 		Services: registry.ServiceRanges{ClusterIPs: netip.MustParsePrefix(cfg.Network.ServiceCIDR), NodePortMin: lo, NodePortMax: hi},
-		Admit:    admission.List(look.Admission(authz, caller, time.Now, log)),
+		Admit:    admission.List(deps),
 		Mutated:  mutationReport(log), Now: time.Now, Log: log,
 	})
 	if err != nil {

@@ -48,7 +48,12 @@ type Deps struct {
 	Authorize func(*auth.Action) bool
 	// Rules shows the rules that a user holds in a namespace; "" is the whole cluster.
 	Rules func(user *authenticationv1.UserInfo, namespace string, visit func([]rbacv1.PolicyRule) bool)
-	Log   *slog.Logger
+	// PodSecurity says what holds where namespaces say nothing, and for whom nothing
+	// holds.
+	PodSecurity PodSecurity
+	// EventLimits bound how many events are written; none: EventRateLimit is off.
+	EventLimits []EventLimit
+	Log         *slog.Logger
 }
 
 func (d Deps) hooks() hooks.Config {
@@ -78,8 +83,10 @@ func List(d Deps) []registry.Admission {
 		defaultIngressClass(d),
 		nodeRestriction(d),
 		escalation(d),
+		eventRate(d),
 		policies.Mutating(d.policies()),
 		hooks.Mutating(d.hooks()),
+		podSecurity(d),
 		policies.Validating(d.policies()),
 		hooks.Validating(d.hooks()),
 		resourceQuota(d),

@@ -57,6 +57,8 @@ type Options struct {
 	FlowObjects bool
 	// Audit writes down who did what.
 	Audit *audit.Auditor
+	// Admission changes what admission is made of.
+	Admission func(*admission.Deps)
 	// Kubelet reaches agents.
 	Kubelet http.RoundTripper
 	// Resolve finds the services of webhooks; nil: as the server does.
@@ -118,9 +120,13 @@ func Start(t testing.TB, o Options) *Server {
 	if resolve == nil {
 		resolve = look.ServiceAddress
 	}
+	deps := look.Admission(s.Authz, webhook.New(resolve), time.Now, log)
+	if o.Admission != nil {
+		o.Admission(&deps)
+	}
 	cfg := registry.Config{
 		Store: s.Store, Sealer: sealer, Kinds: o.Kinds, SingleServer: true, Services: o.Services,
-		Admit: admission.List(look.Admission(s.Authz, webhook.New(resolve), time.Now, log)),
+		Admit: admission.List(deps),
 		Now:   time.Now, Log: log,
 	}
 	if !o.Unwatched {
