@@ -114,5 +114,7 @@ func TestCircleIsCollected(t *testing.T) {
 	if err := b.Delete(t.Context(), client.Key{Resource: client.ConfigMaps, Namespace: "a", Name: "one"}, metav1.DeleteOptions{PropagationPolicy: &foreground}); err != nil {
 		t.Fatal(err)
 	}
-	b.Until("all are gone", func() bool { return len(client.ListCached[*corev1.ConfigMap](b.Cache(client.ConfigMaps, ""), "a", nil)) == 0 }, client.ConfigMaps)
+	b.Until("all are gone", func() bool {
+		return len(client.ListCached[*corev1.ConfigMap](b.Cache(client.ConfigMaps, ""), "a", nil)) == 0
+	}, client.ConfigMaps)
 }

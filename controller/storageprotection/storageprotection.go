@@ -50,7 +50,9 @@ func NewClaims() engine.Controller {
 func NewVolumes() engine.Controller {
 	return protector{
 		name: "persistentvolume-protection-controller", resource: client.PersistentVolumes, finalizer: volumeFinalizer,
-		used: func(_ *engine.Env, o client.Object) bool { return o.(*corev1.PersistentVolume).Status.Phase == corev1.VolumeBound },
+		used: func(_ *engine.Env, o client.Object) bool {
+			return o.(*corev1.PersistentVolume).Status.Phase == corev1.VolumeBound
+		},
 	}.controller()
 }
 

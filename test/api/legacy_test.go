@@ -50,7 +50,9 @@ type restMapping struct {
 }
 
 // discovered maps kinds by the server's discovery.
-type discovered struct{ groups []*restmapper.APIGroupResources }
+type discovered struct {
+	groups []*restmapper.APIGroupResources
+}
 
 func (d discovered) RESTMapping(gk schema.GroupKind, versions ...string) (*restMapping, error) {
 	m, err := restmapper.NewDiscoveryRESTMapper(d.groups).RESTMapping(gk, versions...)

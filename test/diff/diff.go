@@ -37,7 +37,7 @@ import (
 
 // Case is one manifest and what is done with it.
 type Case struct {
-	Name string // file: title: variant
+	Name   string // file: title: variant
 	Object map[string]any
 	// Changes, if set, are made to what the server stored of Object, and replace it.
 	Changes string
