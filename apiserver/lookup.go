@@ -91,6 +91,14 @@ func (l *Lookup) Graph() *node.Cached {
 	return &node.Cached{Registry: func() *registry.Registry { return l.Registry }}
 }
 
+// Bearers are the sorts of bearer tokens that the caches' objects define.
+func (l *Lookup) Bearers(now func() time.Time) []auth.Bearer {
+	return []auth.Bearer{&auth.BootstrapTokens{Now: now, Secret: func(name string) *corev1.Secret {
+		s, _ := l.One(corev1.SchemeGroupVersion.WithResource("secrets"), auth.SecretNamespace, name).(*corev1.Secret)
+		return s
+	}}}
+}
+
 // Kind finds the resource of a kind; nil if it is not served.
 func (l *Lookup) Kind(gvk schema.GroupVersionKind) *registry.Resource {
 	for _, res := range l.Registry.Resources() {

@@ -73,12 +73,12 @@ func (s *Server) serveReview(w http.ResponseWriter, r *http.Request, info *reque
 	return false
 }
 
-func (s *Server) tokenReview(_ *http.Request, _ *requestInfo, o runtime.Object) error {
+func (s *Server) tokenReview(r *http.Request, _ *requestInfo, o runtime.Object) error {
 	t := o.(*authenticationv1.TokenReview)
 	if t.Spec.Token == "" {
 		return apierrors.NewBadRequest("token is required for TokenReview in authentication")
 	}
-	user, audiences, err := s.tokens.Check(t.Spec.Token, t.Spec.Audiences)
+	user, audiences, err := s.authn.Token(r.Context(), t.Spec.Token, t.Spec.Audiences)
 	if err != nil {
 		t.Status = authenticationv1.TokenReviewStatus{Error: err.Error()}
 		return nil
@@ -132,8 +132,8 @@ func needAttributes(gvk schema.GroupVersionKind, res *authorizationv1.ResourceAt
 	return nil
 }
 
-func (s *Server) access(ctx context.Context, a *auth.Action) authorizationv1.SubjectAccessReviewStatus {
-	d, reason := s.authz.Authorize(ctx, a)
+func access(ctx context.Context, authz auth.Authorizer, a *auth.Action) authorizationv1.SubjectAccessReviewStatus {
+	d, reason := authz.Authorize(ctx, a)
 	return authorizationv1.SubjectAccessReviewStatus{Allowed: d == auth.Permitted, Denied: d == auth.Denied, Reason: reason}
 }
 
@@ -145,13 +145,18 @@ func (s *Server) subjectAccessReview(r *http.Request, info *requestInfo, o runti
 	if info.Namespace != "" && (spec.ResourceAttributes == nil || spec.ResourceAttributes.Namespace != info.Namespace) {
 		return apierrors.NewBadRequest("spec.resourceAttributes.namespace must match namespace: " + info.Namespace)
 	}
+	*status = AnswerReview(r.Context(), s.authz, spec)
+	return nil
+}
+
+// AnswerReview asks an authorizer what a SubjectAccessReview wants to know.
+func AnswerReview(ctx context.Context, authz auth.Authorizer, spec *authorizationv1.SubjectAccessReviewSpec) authorizationv1.SubjectAccessReviewStatus {
 	extra := make(map[string]authenticationv1.ExtraValue, len(spec.Extra))
 	for k, v := range spec.Extra {
 		extra[k] = authenticationv1.ExtraValue(v)
 	}
 	user := &authenticationv1.UserInfo{Username: spec.User, Groups: spec.Groups, UID: spec.UID, Extra: extra}
-	*status = s.access(r.Context(), reviewAction(user, spec.ResourceAttributes, spec.NonResourceAttributes))
-	return nil
+	return access(ctx, authz, reviewAction(user, spec.ResourceAttributes, spec.NonResourceAttributes))
 }
 
 func accessReview(o runtime.Object) (*authorizationv1.SubjectAccessReviewSpec, *authorizationv1.SubjectAccessReviewStatus) {
@@ -167,7 +172,7 @@ func (s *Server) selfSubjectAccessReview(r *http.Request, _ *requestInfo, o runt
 	if err := needAttributes(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), v.Spec.ResourceAttributes, v.Spec.NonResourceAttributes); err != nil {
 		return err
 	}
-	v.Status = s.access(r.Context(), reviewAction(userFrom(r.Context()), v.Spec.ResourceAttributes, v.Spec.NonResourceAttributes))
+	v.Status = access(r.Context(), s.authz, reviewAction(userFrom(r.Context()), v.Spec.ResourceAttributes, v.Spec.NonResourceAttributes))
 	return nil
 }
 

@@ -124,7 +124,7 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	}
 	cp.flow = flow.New(flow.Config{Registry: cp.registry, Seats: cfg.API.MaxRequests, Now: time.Now, Log: log})
 	cp.server = apiserver.New(ctx, apiserver.Config{
-		Registry: cp.registry, Aggregate: cp.aggregate, Flow: cp.flow, Audit: cp.audit.auditor(), Authn: &auth.Authenticator{Tokens: tokens, FrontProxy: cp.frontProxy.Cert}, Authz: authz, Tokens: tokens, Version: apiVersion(),
+		Registry: cp.registry, Aggregate: cp.aggregate, Flow: cp.flow, Audit: cp.audit.auditor(), Authn: &auth.Authenticator{Tokens: tokens, Bearers: look.Bearers(time.Now), FrontProxy: cp.frontProxy.Cert}, Authz: authz, Tokens: tokens, Version: apiVersion(),
 		Kubelet: apiserver.Kubelet{Transport: cp.kubeletTransport()}, Now: time.Now, Log: log,
 	})
 	return cp, nil

@@ -3,6 +3,8 @@
 package controller
 
 import (
+	"knarr.dev/knarr/controller/bootstraptokens"
+	"knarr.dev/knarr/controller/certificates"
 	"knarr.dev/knarr/controller/deployment"
 	"knarr.dev/knarr/controller/endpointslice"
 	"knarr.dev/knarr/controller/engine"
@@ -22,6 +24,8 @@ import (
 type Options struct {
 	// CA is the PEM bundle that pods trust.
 	CA []byte
+	// Signer signs approved requests for certificates; nil: nobody does.
+	Signer certificates.Authority
 	// EndedPods is how many ended pods may stay; 0: podgc.DefaultThreshold.
 	EndedPods int
 }
@@ -31,7 +35,7 @@ func All(o Options) []engine.Controller {
 	if o.EndedPods == 0 {
 		o.EndedPods = podgc.DefaultThreshold
 	}
-	return []engine.Controller{
+	list := []engine.Controller{
 		namespace.New(),
 		serviceaccount.New(),
 		rootca.New(o.CA),
@@ -50,5 +54,12 @@ func All(o Options) []engine.Controller {
 		storageprotection.NewVolumes(),
 		storageprotection.NewClasses(),
 		garbagecollector.New(),
+		certificates.NewApproving(),
+		certificates.NewCleaner(),
+		bootstraptokens.New(),
 	}
+	if o.Signer != nil {
+		list = append(list, certificates.NewSigning(o.Signer))
+	}
+	return list
 }

@@ -2,6 +2,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"net/http"
@@ -29,6 +30,8 @@ var ErrUnauthenticated = errors.New("Unauthorized")
 type Authenticator struct {
 	// Tokens checks bearer tokens; nil accepts none.
 	Tokens *Tokens
+	// Bearers are asked about the tokens that are no service accounts'.
+	Bearers []Bearer
 	// FrontProxy is the authority of proxies that name the user in headers; nil: no
 	// proxy is believed.
 	FrontProxy *x509.Certificate
@@ -49,14 +52,44 @@ func (a *Authenticator) Authenticate(r *http.Request) (*authenticationv1.UserInf
 		return userOf(chain[0])
 	}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok || a.Tokens == nil {
+	if !ok {
 		return nil, ErrUnauthenticated
 	}
-	user, _, err := a.Tokens.Check(strings.TrimSpace(token), nil)
+	user, _, err := a.Token(r.Context(), strings.TrimSpace(token), nil)
 	if err != nil {
 		return nil, errors.Join(ErrUnauthenticated, err)
 	}
 	return user, nil
+}
+
+// Token returns the user behind a bearer token for one of the audiences (nil: the
+// API server's own), and the audiences that token and question share.
+func (a *Authenticator) Token(ctx context.Context, token string, audiences []string) (*authenticationv1.UserInfo, []string, error) {
+	for _, b := range a.Bearers {
+		user, err := b.Check(ctx, token)
+		if !errors.Is(err, ErrOtherToken) {
+			return user, a.own(audiences), err
+		}
+	}
+	if a.Tokens == nil {
+		return nil, nil, ErrUnauthenticated
+	}
+	return a.Tokens.Check(token, audiences)
+}
+
+// own are those of the audiences that are the API server's own: tokens that name
+// none are for it.
+func (a *Authenticator) own(audiences []string) []string {
+	if a.Tokens == nil || len(audiences) == 0 {
+		return nil
+	}
+	var out []string
+	for _, x := range audiences {
+		if slices.Contains(a.Tokens.Audiences, x) {
+			out = append(out, x)
+		}
+	}
+	return out
 }
 
 func userOf(cert *x509.Certificate) (*authenticationv1.UserInfo, error) {

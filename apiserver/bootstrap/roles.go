@@ -130,6 +130,10 @@ func grants(controllers []rbacv1.PolicyRule) []grant {
 			rule(readVerbs, "apps", "replicasets", "statefulsets"), rule(readVerbs, "policy", "poddisruptionbudgets"),
 			rule(readVerbs, "storage.k8s.io", "storageclasses", "csinodes", "csidrivers", "csistoragecapacities"),
 		}, subjects: user("system:kube-scheduler")},
+		{role: "system:node-bootstrapper", rules: []rbacv1.PolicyRule{rule([]string{"create", "get", "list", "watch"}, "certificates.k8s.io", "certificatesigningrequests")}},
+		{role: "system:certificates.k8s.io:certificatesigningrequests:nodeclient", rules: []rbacv1.PolicyRule{rule([]string{"create"}, "certificates.k8s.io", "certificatesigningrequests/nodeclient")}},
+		{role: "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", rules: []rbacv1.PolicyRule{rule([]string{"create"}, "certificates.k8s.io", "certificatesigningrequests/selfnodeclient")}},
+		approver("kube-apiserver-client"), approver("kube-apiserver-client-kubelet"), approver("kubelet-serving"), approver("legacy-unknown"),
 		{role: "system:node", rules: []rbacv1.PolicyRule{
 			rule([]string{"create", "get", "list", "patch", "update", "watch", "delete"}, "", "nodes", "nodes/status"),
 			rule(append(append([]string{}, readVerbs...), "create", "delete"), "", "pods"), rule([]string{"patch", "update"}, "", "pods/status"), rule([]string{"create"}, "", "pods/eviction"),
@@ -144,6 +148,13 @@ func grants(controllers []rbacv1.PolicyRule) []grant {
 			rule(readVerbs, "", "nodes", "services", "endpoints"), rule(readVerbs, "discovery.k8s.io", "endpointslices"), rule(readVerbs, "networking.k8s.io", "servicecidrs"),
 		}, subjects: group(auth.GroupNodes)},
 	}
+}
+
+// approver approves the requests of one of Kubernetes' signers.
+func approver(signer string) grant {
+	r := rule([]string{"approve"}, "certificates.k8s.io", "signers")
+	r.ResourceNames = []string{"kubernetes.io/" + signer}
+	return grant{role: "system:certificates.k8s.io:" + signer + "-approver", rules: []rbacv1.PolicyRule{r}}
 }
 
 func roles(controllers []rbacv1.PolicyRule) []entry {

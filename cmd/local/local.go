@@ -12,6 +12,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -80,6 +81,9 @@ func (c *Client) Get(ctx context.Context, k client.Key) (client.Object, error) {
 
 // Create implements client.Interface.
 func (c *Client) Create(ctx context.Context, k client.Key, obj client.Object) (client.Object, error) {
+	if review, ok := obj.(*authorizationv1.SubjectAccessReview); ok {
+		return c.review(ctx, k, review)
+	}
 	q, err := c.request("create", k)
 	if err != nil {
 		return nil, err
@@ -103,6 +107,17 @@ func (c *Client) Create(ctx context.Context, k client.Key, obj client.Object) (c
 		q.Namespace = obj.GetNamespace()
 	}
 	return object(c.s.Registry.Create(ctx, q, obj))
+}
+
+// review answers what a user may do.
+func (c *Client) review(ctx context.Context, k client.Key, r *authorizationv1.SubjectAccessReview) (client.Object, error) {
+	a := &auth.Action{User: c.user, Verb: "create", Group: k.Resource.Group, Version: k.Resource.Version, Resource: k.Resource.Resource}
+	if !c.s.Authz.Allowed(a) {
+		return nil, apierrors.NewForbidden(k.Resource.GroupResource(), "", errors.New(a.Forbidden()))
+	}
+	out := r.DeepCopy()
+	out.Status = apiserver.AnswerReview(ctx, c.s.Authz, &out.Spec)
+	return out, nil
 }
 
 // Update implements client.Interface.

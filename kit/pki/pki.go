@@ -3,6 +3,7 @@
 package pki
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -26,6 +27,8 @@ const (
 	leafLife      = 365 * 24 * time.Hour
 	// backdate allows for clocks that differ.
 	backdate = time.Hour
+	// signedBackdate is that of certificates that others ask for, as in Kubernetes.
+	signedBackdate = 5 * time.Minute
 )
 
 // Authority is a certificate authority.
@@ -175,4 +178,24 @@ func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.Cert)
 	return pool
+}
+
+// Sign issues a certificate as in tmpl for somebody's public key, in PEM. It holds
+// for life from now on, but not longer than the authority itself.
+func (a *Authority) Sign(tmpl *x509.Certificate, key crypto.PublicKey, life time.Duration) ([]byte, error) {
+	c := *tmpl
+	var err error
+	if c.SerialNumber, err = serialNumber(); err != nil {
+		return nil, err
+	}
+	t := a.now()
+	c.NotBefore, c.NotAfter = t.Add(-signedBackdate), t.Add(life)
+	if c.NotAfter.After(a.Cert.NotAfter) {
+		c.NotAfter = a.Cert.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &c, a.Cert, key, a.key)
+	if err != nil {
+		return nil, fmt.Errorf("certificate of %s: %w", c.Subject.CommonName, err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
