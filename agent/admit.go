@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
@@ -23,21 +24,69 @@ func (p *pods) admit(n *node.Reporter) func(*corev1.Pod) *status.Terminal {
 		// One at a time: of two pods that do not fit together the first gets in.
 		p.admission.Lock()
 		defer p.admission.Unlock()
-		var others []*corev1.Pod
-		for uid, a := range p.all() {
-			if uid == string(pod.UID) || !p.admitted[uid] {
-				continue
-			}
-			if o, _ := a.Snapshot(); o.Status.Phase != corev1.PodSucceeded && o.Status.Phase != corev1.PodFailed {
-				others = append(others, o)
-			}
-		}
-		t := Admit(pod, others, n.Node())
+		t := Admit(pod, p.others(pod), n.Node())
 		if t == nil {
 			p.admitted[string(pod.UID)] = true
 		}
 		return t
 	}
+}
+
+// resizable returns the check that a change of a pod's requests passes.
+func (p *pods) resizable(n *node.Reporter) func(*corev1.Pod) *status.Waiting {
+	return func(pod *corev1.Pod) *status.Waiting {
+		p.admission.Lock()
+		defer p.admission.Unlock()
+		return Resizable(pod, p.others(pod), n.Node())
+	}
+}
+
+// Resizable decides whether a node has room for a pod of its own as it is wanted
+// now: nil, Deferred until others go, or Infeasible.
+func Resizable(pod *corev1.Pod, others []*corev1.Pod, n *corev1.Node) *status.Waiting {
+	if n == nil {
+		return nil
+	}
+	opts := resourcehelper.PodResourcesOptions{}
+	for name, want := range resourcehelper.PodRequests(pod, opts) {
+		have, known := n.Status.Allocatable[name]
+		if !known {
+			continue
+		}
+		number := func(q resource.Quantity) int64 {
+			if name == corev1.ResourceCPU {
+				return q.MilliValue()
+			}
+			return q.Value()
+		}
+		if want.Cmp(have) > 0 {
+			return &status.Waiting{Reason: corev1.PodReasonInfeasible, Message: fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, number(want), number(have))}
+		}
+		used := resource.Quantity{}
+		for _, o := range others {
+			used.Add(resourcehelper.PodRequests(o, opts)[name])
+		}
+		total := used.DeepCopy()
+		total.Add(want)
+		if total.Cmp(have) > 0 {
+			return &status.Waiting{Reason: corev1.PodReasonDeferred, Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, number(want), number(used), number(have))}
+		}
+	}
+	return nil
+}
+
+// others are the admitted pods beside pod that have not ended.
+func (p *pods) others(pod *corev1.Pod) []*corev1.Pod {
+	var others []*corev1.Pod
+	for uid, a := range p.all() {
+		if uid == string(pod.UID) || !p.admitted[uid] {
+			continue
+		}
+		if o, _ := a.Snapshot(); o.Status.Phase != corev1.PodSucceeded && o.Status.Phase != corev1.PodFailed {
+			others = append(others, o)
+		}
+	}
+	return others
 }
 
 // Admit decides whether a pod may run on a node beside others; nil admits. It is

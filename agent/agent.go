@@ -128,6 +128,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.pods = newPods(a.deps, cfg.NodeName)
 	a.deps.Admit = a.pods.admit(a.node)
+	a.deps.Resizable = a.pods.resizable(a.node)
 	if cfg.Listen != nil {
 		a.server = server.New(server.Config{
 			CRI: cfg.CRI, Pods: a.pods.snapshots, Find: a.pods.find, Changed: a.pods.changes, Node: a.node.Node, LogRoot: cfg.LogRoot, NodeName: cfg.NodeName,

@@ -63,8 +63,11 @@ type Deps struct {
 	Drainer       Drainer // nil: none
 	// Admit refuses a pod that must not run here; nil result admits.
 	Admit func(*corev1.Pod) *status.Terminal
-	Clock clock.WithDelayedExecution
-	Log   *slog.Logger
+	// Resizable says why the node has no room for the pod as it is wanted now; nil:
+	// it has.
+	Resizable func(*corev1.Pod) *status.Waiting
+	Clock     clock.WithDelayedExecution
+	Log       *slog.Logger
 }
 
 // Actor runs one pod. Make one with New, then call Run in its own goroutine.
@@ -94,6 +97,7 @@ type Actor struct {
 	volumes    volumes.Prepared
 	images     map[string]*pulled
 	waiting    map[string]status.Waiting
+	resizing   status.Resize
 	retry      map[string]time.Time // when a container may be tried again
 	crash      map[string]*crash
 	started    map[string]bool // by container ID, see status.Input

@@ -57,6 +57,7 @@ func (a *Actor) progress() {
 		name := c.Metadata.GetName()
 		a.kill(c, fmt.Sprintf("Container %s definition changed, will be restarted", name), nil)
 	}
+	a.resize()
 	for _, c := range d.start {
 		a.bring(c, prepared)
 	}

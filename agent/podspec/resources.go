@@ -130,6 +130,18 @@ func LinuxResources(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) *run
 	return r
 }
 
+// Overhead are the limits of what a pod takes beside its containers.
+func Overhead(pod *corev1.Pod) *runtimeapi.LinuxContainerResources {
+	return resourcesOf(pod.Spec.Overhead, pod.Spec.Overhead)
+}
+
+// SameLimits compares the limits that can change while a container runs. None at
+// all is written as 0 or below.
+func SameLimits(a, b *runtimeapi.LinuxContainerResources) bool {
+	same := func(x, y int64) bool { return max(x, 0) == max(y, 0) }
+	return a.GetCpuShares() == b.GetCpuShares() && same(a.GetCpuQuota(), b.GetCpuQuota()) && same(a.GetMemoryLimitInBytes(), b.GetMemoryLimitInBytes())
+}
+
 // PodResources are the limits of a whole pod, with the sandbox's overhead.
 func PodResources(pod *corev1.Pod) *runtimeapi.LinuxContainerResources {
 	opts := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}

@@ -27,7 +27,7 @@ func Sandbox(pod *corev1.Pod, o SandboxOptions) *runtimeapi.PodSandboxConfig {
 			SecurityContext: sandboxSecurity(pod),
 			Sysctls:         map[string]string{},
 			Resources:       PodResources(pod),
-			Overhead:        resourcesOf(pod.Spec.Overhead, pod.Spec.Overhead),
+			Overhead:        Overhead(pod),
 		},
 	}
 	if !pod.Spec.HostNetwork {

@@ -21,6 +21,7 @@ func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 		sandboxReady(in), initialized(pod, s), podReady(pod, s, ready), ready,
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 	}
+	ours = append(ours, resizing(in.Resize)...)
 	var out []corev1.PodCondition
 	for _, c := range ours {
 		c.ObservedGeneration = pod.Generation
@@ -39,11 +40,27 @@ func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 		out = append(out, c)
 	}
 	for _, o := range pod.Status.Conditions {
+		if o.Type == corev1.PodResizePending || o.Type == corev1.PodResizeInProgress {
+			continue // they go when they no longer hold
+		}
 		if !slices.ContainsFunc(ours, func(c corev1.PodCondition) bool { return c.Type == o.Type }) {
 			out = append(out, o)
 		}
 	}
 	return out
+}
+
+// resizing are the conditions of a resize: they are there while it waits or goes on.
+func resizing(r Resize) []corev1.PodCondition {
+	switch {
+	case r.Pending != nil:
+		return []corev1.PodCondition{{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: r.Pending.Reason, Message: r.Pending.Message}}
+	case r.Error != "":
+		return []corev1.PodCondition{{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, Reason: corev1.PodReasonError, Message: r.Error}}
+	case r.Doing:
+		return []corev1.PodCondition{{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue}}
+	}
+	return nil
 }
 
 func sandboxReady(in Input) corev1.PodCondition {

@@ -19,7 +19,7 @@ func containerStatus(in Input, c *corev1.Container, old []corev1.ContainerStatus
 	if i := slices.IndexFunc(old, func(o corev1.ContainerStatus) bool { return o.Name == c.Name }); i >= 0 {
 		before = &old[i]
 	}
-	st.Resources, st.AllocatedResources = resources(c)
+	st.Resources, st.AllocatedResources = resources(in, c, before)
 	st.VolumeMounts = mounts(c)
 
 	var list []*view.Container
@@ -141,7 +141,24 @@ func terminated(in Input, c *view.Container) *corev1.ContainerStateTerminated {
 	return t
 }
 
-func resources(c *corev1.Container) (*corev1.ResourceRequirements, corev1.ResourceList) {
+// resources are what the container has, and what the node has set aside for it.
+// While they are not what is asked for, they are what was said before.
+func resources(in Input, c *corev1.Container, before *corev1.ContainerStatus) (*corev1.ResourceRequirements, corev1.ResourceList) {
+	have, allocated := wanted(c)
+	if before == nil || before.Resources == nil {
+		return have, allocated
+	}
+	if in.Resize.Pending != nil {
+		return before.Resources.DeepCopy(), before.AllocatedResources.DeepCopy()
+	}
+	cur := in.View.Latest(c.Name)
+	if limits := cur.Limits(); cur.Running() && limits != nil && !podspec.SameLimits(limits, podspec.LinuxResources(in.Pod, c, in.Memory)) {
+		return before.Resources.DeepCopy(), allocated
+	}
+	return have, allocated
+}
+
+func wanted(c *corev1.Container) (*corev1.ResourceRequirements, corev1.ResourceList) {
 	if len(c.Resources.Requests) == 0 && len(c.Resources.Limits) == 0 {
 		return &corev1.ResourceRequirements{}, nil
 	}

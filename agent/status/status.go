@@ -26,6 +26,15 @@ type Terminal struct {
 	Reason, Message string
 }
 
+// Resize is how far a change of the limits of running containers has come.
+type Resize struct {
+	// Pending is why the node does not begin: Deferred or Infeasible. Nil: it does.
+	Pending *Waiting
+	// Doing: the runtime's containers are being changed; Error is why that failed.
+	Doing bool
+	Error string
+}
+
 // Input is everything that a status depends on.
 type Input struct {
 	Pod  *corev1.Pod // its Status is the last one written
@@ -40,6 +49,8 @@ type Input struct {
 	Messages map[string]string
 	NodeIPs  []string
 	Terminal *Terminal
+	Resize   Resize
+	Memory   int64 // of the node, bytes
 	// Stopped: every container has ended and none will start again.
 	Stopped bool
 	Now     time.Time

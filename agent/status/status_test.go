@@ -1,6 +1,8 @@
 package status
 
 import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	"strings"
 	"testing"
 	"time"
 
@@ -157,5 +159,41 @@ func TestTerminalVerdict(t *testing.T) {
 		Terminal: &Terminal{Phase: corev1.PodFailed, Reason: "DeadlineExceeded", Message: "m"}})
 	if s.Phase != corev1.PodFailed || s.Reason != "DeadlineExceeded" || s.Message != "m" {
 		t.Errorf("status %+v", s)
+	}
+}
+
+// A resize that waits or goes on is told by a condition, and what the container has
+// is told, not what it shall have.
+func TestResize(t *testing.T) {
+	old := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}}}}}}
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", Resources: &corev1.ResourceRequirements{Requests: old}, AllocatedResources: old}}
+	has := func(shares int64) *view.Pod {
+		return (*view.Pod)(nil).With(&view.Container{ContainerStatus: &runtimeapi.ContainerStatus{Id: "1", Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{},
+			State: runtimeapi.ContainerState_CONTAINER_RUNNING, Resources: &runtimeapi.ContainerResources{Linux: &runtimeapi.LinuxContainerResources{CpuShares: shares}}}})
+	}
+	for _, c := range []struct {
+		name                 string
+		resize               Resize
+		shares               int64
+		condition, reason    string
+		allocated, resources string
+	}{
+		{"waits", Resize{Pending: &Waiting{Reason: "Deferred", Message: "no room"}}, 1024, "PodResizePending", "Deferred", "1", "1"},
+		{"goes on", Resize{Doing: true}, 1024, "PodResizeInProgress", "", "2", "1"},
+		{"fails", Resize{Doing: true, Error: "busy"}, 1024, "PodResizeInProgress", "Error", "2", "1"},
+		{"is done", Resize{}, 2048, "", "", "2", "2"},
+	} {
+		s := Compute(Input{Pod: pod, View: has(c.shares), Resize: c.resize, Now: time.Unix(1, 0)})
+		condition, reason := "", ""
+		for _, x := range s.Conditions {
+			if strings.HasPrefix(string(x.Type), "PodResize") {
+				condition, reason = string(x.Type), x.Reason
+			}
+		}
+		st := s.ContainerStatuses[0]
+		if condition != c.condition || reason != c.reason || st.AllocatedResources.Cpu().String() != c.allocated || st.Resources.Requests.Cpu().String() != c.resources {
+			t.Errorf("%s: %s %s, allocated %s, has %s", c.name, condition, reason, st.AllocatedResources.Cpu(), st.Resources.Requests.Cpu())
+		}
 	}
 }

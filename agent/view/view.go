@@ -32,6 +32,14 @@ func (c *Container) Exited() bool {
 	return c != nil && c.State == runtimeapi.ContainerState_CONTAINER_EXITED
 }
 
+// Limits are the limits that the runtime says the container has; nil if it does not.
+func (c *Container) Limits() *runtimeapi.LinuxContainerResources {
+	if c == nil {
+		return nil
+	}
+	return c.Resources.GetLinux()
+}
+
 // Restarts is the container's restart count.
 func (c *Container) Restarts() int { return podspec.RestartCount(c.Annotations) }
 
