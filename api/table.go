@@ -18,6 +18,7 @@ import (
 	"knarr.dev/knarr/api/node"
 	"knarr.dev/knarr/api/policy"
 	"knarr.dev/knarr/api/rbac"
+	"knarr.dev/knarr/api/resource"
 	"knarr.dev/knarr/api/scheduling"
 	"knarr.dev/knarr/api/storage"
 )
@@ -88,6 +89,11 @@ func table() []*kind.Kind {
 		rbac.ClusterRole(),
 		rbac.RoleBinding(),
 		rbac.Role(),
+
+		resource.DeviceClass(),
+		resource.ResourceClaim(),
+		resource.ResourceClaimTemplate(),
+		resource.ResourceSlice(),
 
 		scheduling.PriorityClass(),
 

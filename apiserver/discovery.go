@@ -76,6 +76,8 @@ func (s *Server) newDiscovery() *discovery {
 		l := list(rv.gvk.GroupVersion())
 		l.APIResources = append(l.APIResources, metav1.APIResource{Name: rv.resource, SingularName: strings.ToLower(rv.gvk.Kind), Namespaced: rv.namespaced, Kind: rv.gvk.Kind, Verbs: metav1.Verbs{"create"}})
 	}
+	core := list(schema.GroupVersion{Version: "v1"})
+	core.APIResources = append(core.APIResources, virtualResources()...)
 	for _, l := range d.versions {
 		sort.Slice(l.APIResources, func(i, j int) bool { return l.APIResources[i].Name < l.APIResources[j].Name })
 	}

@@ -66,8 +66,6 @@ func newPolicy(variables []admv1.Variable, params, patches bool) (*policy, check
 			errs = append(errs, field.Required(i.Child("name"), "name is not specified"))
 		case !isIdentifier(v.Name):
 			errs = append(errs, field.Invalid(i.Child("name"), v.Name, "name is not a valid CEL identifier"))
-		case names.Has(v.Name):
-			errs = append(errs, field.Duplicate(i.Child("name"), v.Name))
 		}
 		names.Insert(v.Name)
 		if strings.TrimSpace(v.Expression) == "" {
@@ -155,6 +153,9 @@ func (p *policy) mutation(m *admv1.Mutation, at *field.Path) check.Errors {
 	switch m.PatchType {
 	case admv1.PatchTypeApplyConfiguration:
 		switch {
+		case m.ApplyConfiguration == nil && m.JSONPatch != nil:
+			return check.Errors{field.Required(apply, "must be specified when patchType is ApplyConfiguration"),
+				field.Invalid(patch, "{jsonPatch}", "must not be specified when patchType is ApplyConfiguration")}
 		case m.ApplyConfiguration == nil:
 			return check.Errors{field.Required(apply, "must be specified when patchType is ApplyConfiguration")}
 		case m.JSONPatch != nil:
@@ -163,6 +164,9 @@ func (p *policy) mutation(m *admv1.Mutation, at *field.Path) check.Errors {
 		return p.check(m.ApplyConfiguration.Expression, apply.Child("expression"), applyType)
 	case admv1.PatchTypeJSONPatch:
 		switch {
+		case m.JSONPatch == nil && m.ApplyConfiguration != nil:
+			return check.Errors{field.Required(patch, "must be specified when patchType is JSONPatch"),
+				field.Invalid(apply, "{applyConfiguration}", "must not be specified when patchType is JSONPatch")}
 		case m.JSONPatch == nil:
 			return check.Errors{field.Required(patch, "must be specified when patchType is JSONPatch")}
 		case m.ApplyConfiguration != nil:
@@ -223,8 +227,6 @@ func (p *policy) validation(v *admv1.Validation, at *field.Path) check.Errors {
 		errs = append(errs, field.Invalid(at.Child("message"), v.Message, "message must be non-empty if specified"))
 	case strings.ContainsAny(message, "\n\r"):
 		errs = append(errs, field.Invalid(at.Child("message"), v.Message, "message must not contain line breaks"))
-	case message == "" && strings.ContainsAny(strings.TrimSpace(v.Expression), "\n\r"):
-		errs = append(errs, field.Required(at.Child("message"), "message must be specified if expression contains line breaks"))
 	}
 	if v.MessageExpression != "" {
 		path := at.Child("messageExpression")

@@ -39,6 +39,11 @@ func validateOperations(list, supported []admv1.OperationType, at *field.Path) (
 		errs = append(errs, field.Invalid(at, list, "if '*' is present, must not specify other operations"))
 	}
 	for i, op := range list {
+		if op == admv1.Delete && !slices.Contains(supported, op) {
+			// Mutating policies: told of all rules together.
+			errs = append(errs, field.NotSupported(field.NewPath("spec", "matchConstraints", "resourceRules", "operations"), op, supported))
+			continue
+		}
 		errs = append(errs, check.Exactly(at.Index(i), op, supported...)...)
 	}
 	return errs
@@ -74,7 +79,7 @@ func validateResources(list []string, at *field.Path) (errs check.Errors) {
 		}
 		if v == "*/*" {
 			if len(list) > 1 {
-				errs = append(errs, field.Invalid(at.Index(i), list, "if '*/*' is present, must not specify other resources"))
+				errs = append(errs, field.Invalid(at, list, "if '*/*' is present, must not specify other resources"))
 			}
 			continue
 		}

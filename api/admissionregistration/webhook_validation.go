@@ -137,7 +137,8 @@ func validateURL(text string, at *field.Path) (errs check.Errors) {
 }
 
 func validateService(s *admv1.ServiceReference, at *field.Path) check.Errors {
-	errs := append(check.Required(at.Child("name"), s.Name), check.Required(at.Child("namespace"), s.Namespace)...)
+	// Kubernetes takes one for the other here, and clients know it so.
+	errs := append(check.Required(at.Child("namespace"), s.Name), check.Required(at.Child("name"), s.Namespace)...)
 	if s.Port != nil {
 		if msgs := validation.IsValidPortNum(int(*s.Port)); msgs != nil {
 			errs = append(errs, field.Invalid(at.Child("port"), *s.Port, "port is not valid: "+strings.Join(msgs, ", ")))

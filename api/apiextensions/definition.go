@@ -61,9 +61,13 @@ func prepareCreate(d *apiextensionsv1.CustomResourceDefinition) {
 // addStored notes that objects may be stored in the storage version from now on.
 func addStored(d *apiextensionsv1.CustomResourceDefinition) {
 	for _, v := range d.Spec.Versions {
-		if v.Storage && !slices.Contains(d.Status.StoredVersions, v.Name) {
+		if !v.Storage {
+			continue
+		}
+		if !slices.Contains(d.Status.StoredVersions, v.Name) {
 			d.Status.StoredVersions = append(d.Status.StoredVersions, v.Name)
 		}
+		return // a second one is a fault
 	}
 }
 

@@ -3,7 +3,6 @@ package apiextensions
 import (
 	"context"
 
-	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	internal "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
@@ -28,31 +27,9 @@ func validate(ctx context.Context, d, old *apiextensionsv1.CustomResourceDefinit
 	}
 	switch {
 	case old == nil:
-		return append(validation.ValidateCustomResourceDefinition(ctx, in), approval(d, nil)...)
+		return validation.ValidateCustomResourceDefinition(ctx, in)
 	case subresource == "status":
 		return validation.ValidateUpdateCustomResourceDefinitionStatus(in, before)
 	}
-	return append(validation.ValidateCustomResourceDefinitionUpdate(ctx, in, before), approval(d, old)...)
-}
-
-// approval checks that definitions in the groups of the Kubernetes community name
-// who approved them. What was not approved before may stay so.
-func approval(d, old *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
-	if !apihelpers.IsProtectedCommunityGroup(d.Spec.Group) {
-		return nil
-	}
-	state, reason := apihelpers.GetAPIApprovalState(d.Annotations)
-	if old != nil {
-		if was, _ := apihelpers.GetAPIApprovalState(old.Annotations); was == state {
-			return nil
-		}
-	}
-	path := field.NewPath("metadata", "annotations").Key(apiextensionsv1.KubeAPIApprovedAnnotation)
-	switch state {
-	case apihelpers.APIApprovalInvalid:
-		return field.ErrorList{field.Invalid(path, d.Annotations[apiextensionsv1.KubeAPIApprovedAnnotation], reason)}
-	case apihelpers.APIApprovalMissing:
-		return field.ErrorList{field.Required(path, reason)}
-	}
-	return nil
+	return validation.ValidateCustomResourceDefinitionUpdate(ctx, in, before)
 }

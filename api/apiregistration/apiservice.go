@@ -29,7 +29,7 @@ const (
 func APIService() *kind.Kind {
 	gv := apiregv1.SchemeGroupVersion
 	return &kind.Kind{
-		Group: gv.Group, Version: gv.Version, Kind: "APIService", Resource: "apiservices", Categories: []string{"api-extensions"}, HasStatus: true,
+		Group: gv.Group, Version: gv.Version, Kind: "APIService", Resource: "apiservices", Categories: []string{"api-extensions"}, HasStatus: true, NoGeneration: true,
 		Storage: gv.Group + "/apiservices",
 		New: func() kind.Object {
 			// With its type: the field manager knows it by nothing else.
@@ -49,6 +49,7 @@ func APIService() *kind.Kind {
 				s.Port = &port
 			}
 		}),
+		PrepareCreate:  kind.Each(prepareCreate),
 		ValidName:      check.PathSegment,
 		Validate:       kind.Check(validate),
 		ValidateStatus: kind.CheckChange(validateStatus),
@@ -60,6 +61,15 @@ func APIService() *kind.Kind {
 		Row: kind.RowOf(func(a *apiregv1.APIService, now time.Time) []any {
 			return []any{a.Name, servedBy(a), available(a), columns.Created(a, now)}
 		}),
+	}
+}
+
+// prepareCreate says of what this server serves itself that it is there.
+func prepareCreate(a *apiregv1.APIService) {
+	a.Status = apiregv1.APIServiceStatus{}
+	if a.Spec.Service == nil {
+		a.Status.Conditions = []apiregv1.APIServiceCondition{{Type: apiregv1.Available, Status: apiregv1.ConditionTrue,
+			LastTransitionTime: a.CreationTimestamp, Reason: "Local", Message: "Local APIServices are always available"}}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 func Pod() *kind.Kind {
 	return &kind.Kind{
 		Version: "v1", Kind: "Pod", Resource: "pods", ShortNames: []string{"po"}, Categories: []string{"all"}, Namespaced: true, HasStatus: true,
+		Others:         podParts(),
 		Default:        kind.Each(defaultPod),
 		PrepareCreate:  kind.Each(preparePod),
 		PrepareUpdate:  kind.Pair(preparePodUpdate),

@@ -80,6 +80,7 @@ func List(d Deps) []registry.Admission {
 		claimResize(d),
 		runtimeClass(d),
 		certificateRequest(d),
+		deviceAdmins(d),
 		defaultIngressClass(d),
 		nodeRestriction(d),
 		escalation(d),

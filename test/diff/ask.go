@@ -8,7 +8,9 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -93,15 +95,30 @@ func (s *Server) Ask(ctx context.Context, c Case) (*Verdict, error) {
 		if c.Part != "" {
 			target += "/" + c.Part
 		}
-		next, err := changed(stored, c.Changes)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.Name, err)
-		}
-		if v, _, err = s.sendFor(ctx, http.MethodPut, target, next, c.Object); err != nil {
+		if v, err = s.change(ctx, c, path, target, stored); err != nil {
 			return nil, err
 		}
 	}
 	return v, s.remove(ctx, stored)
+}
+
+// change replaces what is at target by the stored object with the case's changes.
+// Controllers inside the server may write in between: then it is read again.
+func (s *Server) change(ctx context.Context, c Case, path, target string, stored map[string]any) (*Verdict, error) {
+	const attempts = 5
+	for i := 1; ; i++ {
+		next, err := changed(stored, c.Changes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Name, err)
+		}
+		v, _, err := s.sendFor(ctx, http.MethodPut, target, next, c.Object)
+		if err != nil || v.Reason != string(metav1.StatusReasonConflict) || i == attempts {
+			return v, err
+		}
+		if err := s.get(ctx, path, &stored); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func (s *Server) remove(ctx context.Context, obj map[string]any) error {
@@ -113,8 +130,22 @@ func (s *Server) remove(ctx context.Context, obj map[string]any) error {
 	if _, err := s.do(ctx, http.MethodPatch, path, "application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`)); err != nil {
 		return err
 	}
-	_, err := s.do(ctx, http.MethodDelete, path, "application/json", []byte(`{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"propagationPolicy":"Background"}`))
-	return err
+	r, err := s.do(ctx, http.MethodDelete, path, "application/json", []byte(`{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"propagationPolicy":"Background"}`))
+	if err != nil || obj["kind"] != "CustomResourceDefinition" {
+		return err
+	}
+	// A definition goes when its objects have gone.
+	for tick := time.NewTicker(10 * time.Millisecond); r.code != http.StatusNotFound; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if r, err = s.do(ctx, http.MethodGet, path, "application/json", nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Server) collection(o map[string]any) string {

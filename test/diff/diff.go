@@ -232,12 +232,16 @@ func verdict(code int, body []byte, sent map[string]any) (*Verdict, error) {
 	return v, nil
 }
 
-// allocated blanks what a server picks by chance for a Service.
+// allocated blanks what a server picks by chance for a Service, and when it finds
+// out that one is not there.
 func allocated(obj, sent map[string]any) {
+	spec, _ := obj["spec"].(map[string]any)
+	if obj["kind"] == "APIService" && spec["service"] != nil || obj["kind"] == "FlowSchema" {
+		delete(obj, "status") // a controller's, at some time
+	}
 	if obj["kind"] != "Service" {
 		return
 	}
-	spec, _ := obj["spec"].(map[string]any)
 	asked, _ := sent["spec"].(map[string]any)
 	if asked["clusterIP"] == nil && spec["clusterIP"] != nil {
 		spec["clusterIP"], spec["clusterIPs"] = "allocated", []any{"allocated"}
