@@ -125,7 +125,7 @@ func exitStatus(err error) *metav1.Status {
 
 // translateLog sends a log over a client's WebSocket.
 func (s *Server) translateLog(w http.ResponseWriter, r *http.Request, target *url.URL) error {
-	req := &http.Request{Method: http.MethodGet, URL: target, Host: target.Host}
+	req := &http.Request{Method: http.MethodGet, URL: target, Host: target.Host, Header: http.Header{}}
 	resp, err := s.kubelet.Transport.RoundTrip(req.WithContext(r.Context()))
 	if err != nil {
 		return apierrors.NewInternalError(fmt.Errorf("error dialing backend: %w", err))

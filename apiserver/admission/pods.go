@@ -149,7 +149,7 @@ const defaultTolerationSeconds = 300
 // be reached.
 func tolerations() registry.Admission {
 	return registry.Admission{Name: "DefaultTolerationSeconds", Mutate: func(_ context.Context, a *registry.Attributes) error {
-		if !isPod(a) || a.Operation != registry.Create {
+		if !isPod(a) || a.Operation != registry.Create && a.Operation != registry.Update {
 			return nil
 		}
 		pod := a.Object.(*corev1.Pod)
