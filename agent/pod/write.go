@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
+	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/agent/status"
 	"knarr.dev/knarr/client"
 )
@@ -39,9 +40,29 @@ func (a *Actor) key() client.Key {
 // compute returns the status that the pod ought to show now.
 func (a *Actor) compute() corev1.PodStatus {
 	return status.Compute(status.Input{
-		Pod: a.pod, View: a.view, Waiting: a.waiting, Started: a.started, Ready: a.ready, Messages: a.messages,
+		Pod: a.pod, View: a.view, Waiting: a.held(), Started: a.started, Ready: a.ready, Messages: a.messages,
 		NodeIPs: a.d.NodeIPs, Terminal: a.terminal, Resize: a.resizing, Memory: a.d.Memory, Stopped: a.stopped, Now: a.d.Clock.Now(),
 	})
+}
+
+// held are the containers that are not to be shown as running yet. The runtime may
+// tell that a container runs before its start has been seen through; without this
+// the pod would be Running and not Ready for a moment, which its watchers may act on.
+func (a *Actor) held() map[string]status.Waiting {
+	held := a.waiting
+	podspec.Containers(a.pod, func(c *corev1.Container, _ bool) {
+		if _, ok := held[c.Name]; ok || a.tasks["start/"+c.Name] == nil {
+			return
+		}
+		if latest := a.view.Latest(c.Name); latest.Running() && !a.hooked[latest.Id] {
+			held = maps.Clone(held)
+			if held == nil {
+				held = map[string]status.Waiting{}
+			}
+			held[c.Name] = status.Waiting{Reason: "ContainerCreating"}
+		}
+	})
+	return held
 }
 
 // writeStatus brings the API's status up to date: never more than one write is

