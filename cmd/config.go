@@ -55,6 +55,10 @@ type APIConfig struct {
 	Listen string `json:"listen"`
 	// Names are further names and addresses in the server's certificate.
 	Names []string `json:"names,omitempty"`
+	// CertFile and KeyFile are the server's certificate, read anew when they change;
+	// empty: the cluster's own authority issues one. Nodes must trust its issuer.
+	CertFile string `json:"certFile,omitempty"`
+	KeyFile  string `json:"keyFile,omitempty"`
 	// MaxRequests is how many requests are served at once; the others wait, fairly
 	// by flow. 0: 600.
 	MaxRequests int `json:"maxRequests,omitempty"`
@@ -209,6 +213,9 @@ func (c *Config) validate() error {
 		errs = append(errs, field.Invalid(field.NewPath("nodes"), c.Nodes, fmt.Sprintf("must be 1 to %d", maxNodes)))
 	} else if _, err := c.nodeRanges(); len(errs) == 0 && err != nil {
 		bad("network.podCIDR", c.Network.PodCIDR, err.Error())
+	}
+	if (c.API.CertFile == "") != (c.API.KeyFile == "") {
+		bad("api.certFile", c.API.CertFile, "must be given together with api.keyFile")
 	}
 	errs = append(errs, c.Audit.validate()...)
 	if c.PodSecurity.Defaults != (admission.PodSecurity{}).Defaults || len(c.PodSecurity.Exemptions.RuntimeClasses)+len(c.PodSecurity.Exemptions.Namespaces)+len(c.PodSecurity.Exemptions.Usernames) > 0 {

@@ -40,10 +40,11 @@ type controlPlane struct {
 	registry    *registry.Registry
 	server      *apiserver.Server
 	definitions *crd.Definitions
+	sealer      *store.Sealer
 	local       *local.Server
 	ca          *pki.Authority
 	admin       *pki.Pair
-	kubelet     *pki.Pair // the API server's client certificate for agents
+	kubelet     *pki.Source // the API server's client certificate for agents
 	listener    net.Listener
 	tls         *tls.Config
 	log         *slog.Logger
@@ -82,8 +83,7 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	if err := cp.certificates(cfg); err != nil {
 		return cp, err
 	}
-	sealer, err := store.OpenSealer(filepath.Join(pkiDir, "secrets.key"))
-	if err != nil {
+	if cp.sealer, err = store.OpenSealer(filepath.Join(pkiDir, "secrets.key")); err != nil {
 		return cp, err
 	}
 	tokens, err := auth.OpenTokens(filepath.Join(pkiDir, "sa.key"), cfg.issuer(), time.Now)
@@ -100,7 +100,7 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	deps := look.Admission(authz, caller, time.Now, log)
 	deps.PodSecurity, deps.EventLimits = cfg.PodSecurity, cfg.EventLimits
 	cp.registry, err = registry.Open(ctx, registry.Config{
-		Store: cp.store, Sealer: sealer, Kinds: api.Kinds(), SingleServer: len(cfg.Store.Endpoints) == 0,
+		Store: cp.store, Sealer: cp.sealer, Kinds: api.Kinds(), SingleServer: len(cfg.Store.Endpoints) == 0,
 		Services: registry.ServiceRanges{ClusterIPs: netip.MustParsePrefix(cfg.Network.ServiceCIDR), NodePortMin: lo, NodePortMax: hi},
 		Admit:    admission.List(deps),
 		Mutated:  mutationReport(log), Now: time.Now, Log: log,
@@ -142,11 +142,26 @@ func mutationReport(log *slog.Logger) func(key, change string) {
 	}
 }
 
+// reseal seals with the present key what a former one has sealed.
+func (cp *controlPlane) reseal(ctx context.Context) error {
+	n, err := cp.registry.Reseal(ctx)
+	switch {
+	case err == nil:
+		cp.log.Info("former encryption keys are no longer needed", "sealed anew", n)
+	case ctx.Err() == nil: // what is not done yet is still read with the former key
+		cp.log.Error("not everything could be sealed with the new key: it is tried again at the next start", "error", err)
+	}
+	return nil
+}
+
 // follow runs what follows the configurations of the API server itself.
 func (cp *controlPlane) follow(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return typecheck.New(cp.registry, cp.log).Run(ctx) })
 	g.Go(func() error { return cp.aggregate.Run(ctx) })
 	g.Go(func() error { return cp.flow.Run(ctx) })
+	if cp.sealer.Rotated() {
+		g.Go(func() error { return cp.reseal(ctx) })
+	}
 	cp.audit.run(ctx, g)
 }
 
@@ -216,14 +231,24 @@ func (cp *controlPlane) certificates(cfg *Config) error {
 			names = append(names, n)
 		}
 	}
-	server, err := cp.ca.Server("kube-apiserver", nil, names, ips)
+	renewal := func(err error) {
+		cp.log.Error("a certificate could not be renewed: the former one serves on", "error", err)
+	}
+	var server *pki.Source
+	var err error
+	if cfg.API.CertFile != "" {
+		server, err = pki.Files(cfg.API.CertFile, cfg.API.KeyFile, time.Now, renewal)
+	} else {
+		server, err = pki.Issued(func() (*pki.Pair, error) { return cp.ca.Server("kube-apiserver", nil, names, ips) }, time.Now, renewal)
+	}
 	if err != nil {
 		return err
 	}
 	if cp.admin, err = cp.ca.Client("kubernetes-admin", auth.GroupMasters); err != nil {
 		return err
 	}
-	if cp.kubelet, err = cp.ca.Client("kube-apiserver-kubelet-client", auth.GroupMasters); err != nil {
+	cp.kubelet, err = pki.Issued(func() (*pki.Pair, error) { return cp.ca.Client("kube-apiserver-kubelet-client", auth.GroupMasters) }, time.Now, renewal)
+	if err != nil {
 		return err
 	}
 	if cp.proxy, err = cp.frontProxy.Client(auth.FrontProxyName); err != nil {
@@ -232,7 +257,7 @@ func (cp *controlPlane) certificates(cfg *Config) error {
 	clients := cp.ca.Pool()
 	clients.AddCert(cp.frontProxy.Cert)
 	cp.tls = &tls.Config{
-		Certificates: []tls.Certificate{server.TLS}, MinVersion: tls.VersionTLS12,
+		GetCertificate: server.GetCertificate, MinVersion: tls.VersionTLS12,
 		ClientCAs: clients, ClientAuth: tls.VerifyClientCertIfGiven, NextProtos: []string{"h2", "http/1.1"},
 	}
 	return nil
@@ -245,7 +270,7 @@ func gateway(cfg *Config) netip.Addr {
 
 func (cp *controlPlane) kubeletTransport() http.RoundTripper {
 	return &http.Transport{
-		TLSClientConfig:     &tls.Config{RootCAs: cp.ca.Pool(), Certificates: []tls.Certificate{cp.kubelet.TLS}, MinVersion: tls.VersionTLS12},
+		TLSClientConfig:     &tls.Config{RootCAs: cp.ca.Pool(), GetClientCertificate: cp.kubelet.GetClientCertificate, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second,
 	}
 }

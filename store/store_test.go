@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -78,6 +79,44 @@ func TestSealer(t *testing.T) {
 	}
 	if plain, err := again.Open("/a", []byte("plain")); err != nil || string(plain) != "plain" {
 		t.Fatalf("unsealed value: %q, %v", plain, err)
+	}
+}
+
+// TestSealerRotation: a new key seals, the former one still opens.
+func TestSealerRotation(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "key")
+	open := func() *store.Sealer {
+		t.Helper()
+		s, err := store.OpenSealer(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	before := open()
+	sealed, err := before.Seal("/a", []byte("secret"))
+	if err != nil || before.Rotated() || before.Stale("/a", sealed) || !before.Stale("/a", []byte("plain")) {
+		t.Fatalf("before: %v", err)
+	}
+	if err := os.Rename(file, file+".1"); err != nil {
+		t.Fatal(err)
+	}
+	after := open()
+	if plain, err := after.Open("/a", sealed); err != nil || string(plain) != "secret" || !after.Rotated() || !after.Stale("/a", sealed) {
+		t.Fatalf("after: %q, %v", plain, err)
+	}
+	anew, err := after.Seal("/a", []byte("secret"))
+	if err != nil || after.Stale("/a", anew) {
+		t.Fatalf("sealed anew: %v", err)
+	}
+	if _, err := before.Open("/a", anew); err == nil {
+		t.Error("the former key opens what the new one seals")
+	}
+	if err := os.Remove(file + ".1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open().Open("/a", sealed); err == nil {
+		t.Error("a key that was removed still opens")
 	}
 }
 

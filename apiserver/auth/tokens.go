@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,7 @@ type Tokens struct {
 	Live func(Bound) error
 
 	key    *ecdsa.PrivateKey
+	former []*ecdsa.PublicKey // they verify what they signed once
 	signer jose.Signer
 }
 
@@ -56,13 +58,26 @@ type claims struct {
 	Kubernetes Bound `json:"kubernetes.io"`
 }
 
-// OpenTokens reads the signing key in file, making it at first use.
+// OpenTokens reads the signing key in file, making it at first use. Former keys
+// are in files of the same name with a further suffix, such as FILE.1: what they
+// signed holds as long as they are there.
 func OpenTokens(file, issuer string, now func() time.Time) (*Tokens, error) {
 	key, err := loadKey(file)
 	if err != nil {
 		return nil, fmt.Errorf("service account key %s: %w", file, err)
 	}
 	t := &Tokens{Issuer: issuer, Audiences: []string{issuer}, Now: now, key: key}
+	old, err := filepath.Glob(file + ".*")
+	if err != nil {
+		return nil, fmt.Errorf("former service account keys: %w", err)
+	}
+	for _, f := range old {
+		k, err := loadKey(f)
+		if err != nil {
+			return nil, fmt.Errorf("former service account key %s: %w", f, err)
+		}
+		t.former = append(t.former, &k.PublicKey)
+	}
 	t.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: t.KeyID()}}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("service account key %s: %w", file, err)
@@ -98,18 +113,37 @@ func makeKey(file string) (*ecdsa.PrivateKey, error) {
 }
 
 // KeyID names the signing key in the key set that clients may fetch.
-func (t *Tokens) KeyID() string {
-	sum, err := (&jose.JSONWebKey{Key: &t.key.PublicKey}).Thumbprint(crypto.SHA256)
+func (t *Tokens) KeyID() string { return keyID(&t.key.PublicKey) }
+
+func keyID(key *ecdsa.PublicKey) string {
+	sum, err := (&jose.JSONWebKey{Key: key}).Thumbprint(crypto.SHA256)
 	if err != nil {
 		return ""
 	}
 	return base64.RawURLEncoding.EncodeToString(sum)
 }
 
-// KeySet is the public half of the signing key as a JSON Web Key Set (RFC 7517),
-// with which others check tokens without asking the API server.
-func (t *Tokens) KeySet() jose.JSONWebKeySet {
-	return jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &t.key.PublicKey, KeyID: t.KeyID(), Algorithm: string(jose.ES256), Use: "sig"}}}
+// KeySet are the public halves of the keys as a JSON Web Key Set (RFC 7517), with
+// which others check tokens without asking the API server.
+func (t *Tokens) KeySet() (set jose.JSONWebKeySet) {
+	for _, k := range t.publicKeys() {
+		set.Keys = append(set.Keys, jose.JSONWebKey{Key: k, KeyID: keyID(k), Algorithm: string(jose.ES256), Use: "sig"})
+	}
+	return set
+}
+
+func (t *Tokens) publicKeys() []*ecdsa.PublicKey {
+	return append([]*ecdsa.PublicKey{&t.key.PublicKey}, t.former...)
+}
+
+// verify reads a token's claims with the key that has signed it.
+func (t *Tokens) verify(token *jwt.JSONWebToken, c *claims) (err error) {
+	for _, k := range t.publicKeys() {
+		if err = token.Claims(k, c); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // Issue signs a token; audiences nil means the API server's own.
@@ -141,7 +175,7 @@ func (t *Tokens) Check(token string, audiences []string) (*authenticationv1.User
 		return nil, nil, fmt.Errorf("token: %w", err)
 	}
 	var c claims
-	if err := parsed.Claims(&t.key.PublicKey, &c); err != nil {
+	if err := t.verify(parsed, &c); err != nil {
 		return nil, nil, fmt.Errorf("token: %w", err)
 	}
 	if err := c.ValidateWithLeeway(jwt.Expected{Issuer: t.Issuer, Time: t.Now()}, 10*time.Second); err != nil {
