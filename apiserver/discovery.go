@@ -190,7 +190,7 @@ func (d *discovery) document(groups []metav1.APIGroup) aggregated {
 			if d.stale[gv] {
 				fresh = apidiscoveryv2.DiscoveryFreshnessStale
 			}
-			item.Versions = append(item.Versions, apidiscoveryv2.APIVersionDiscovery{Version: v.Version, Freshness: fresh, Resources: aggregateResources(gv, d.versions[gv].APIResources)})
+			item.Versions = append(item.Versions, apidiscoveryv2.APIVersionDiscovery{Version: v.Version, Freshness: fresh, Resources: aggregateResources(d.versions[gv].APIResources)})
 		}
 		doc.Items = append(doc.Items, item)
 	}
@@ -202,15 +202,14 @@ func (d *discovery) document(groups []metav1.APIGroup) aggregated {
 	return aggregated{body: b, etag: `"` + strings.ToUpper(hex.EncodeToString(sum[:])) + `"`}
 }
 
-func aggregateResources(gv schema.GroupVersion, list []metav1.APIResource) []apidiscoveryv2.APIResourceDiscovery {
+// aggregateResources lists resources with their subresources. A kind without group
+// and version is of the resource's own.
+func aggregateResources(list []metav1.APIResource) []apidiscoveryv2.APIResourceDiscovery {
 	var out []apidiscoveryv2.APIResourceDiscovery
 	at := map[string]int{}
 	for _, r := range list {
 		name, sub, isSub := strings.Cut(r.Name, "/")
 		kindOf := &metav1.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}
-		if r.Version == "" {
-			kindOf.Group, kindOf.Version = gv.Group, gv.Version
-		}
 		if isSub {
 			i, ok := at[name]
 			if !ok {

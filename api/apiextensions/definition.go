@@ -38,7 +38,7 @@ func CustomResourceDefinition() *kind.Kind {
 			before, _ := old.(*apiextensionsv1.CustomResourceDefinition)
 			return validate(ctx, obj.(*apiextensionsv1.CustomResourceDefinition), before, subresource)
 		},
-		Columns: columns.Named(columns.Text("Created At", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])),
+		Columns: columns.Named(columns.CreatedAt()),
 		Row: kind.RowOf(func(d *apiextensionsv1.CustomResourceDefinition, _ time.Time) []any {
 			return []any{d.Name, d.CreationTimestamp.UTC().Format(time.RFC3339)}
 		}),

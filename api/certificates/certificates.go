@@ -34,7 +34,7 @@ func CertificateSigningRequest() *kind.Kind {
 			r.Status.Conditions = append(verdict, conditions(r, isNotVerdict)...)
 		}),
 		Others: []kind.Subresource{{
-			Name: "approval", GVK: Request, Verbs: []string{"get", "patch", "update"},
+			Name: "approval", GVK: schema.GroupVersionKind{Kind: Request.Kind}, Verbs: []string{"get", "patch", "update"},
 			Prepare: kind.Pair(func(r, old *certificatesv1.CertificateSigningRequest) {
 				kind.KeepAllButStatus(r, old)
 				r.Status.Certificate = slices.Clone(old.Status.Certificate)

@@ -51,6 +51,12 @@ func Age() Column {
 	return Column{Name: "Age", Type: "string", Description: "Time since the object was created."}
 }
 
+// CreatedAt is the column of kinds that show when they were made, not for how long
+// they are there.
+func CreatedAt() Column {
+	return Column{Name: "Created At", Type: "date", Description: "When the object was created."}
+}
+
 // Named puts Name before cols.
 func Named(cols ...Column) []Column { return append([]Column{Name()}, cols...) }
 

@@ -65,7 +65,7 @@ func ServiceAccount() *kind.Kind {
 // Namespace declares v1 Namespace.
 func Namespace() *kind.Kind {
 	return &kind.Kind{
-		Version: "v1", Kind: "Namespace", Resource: "namespaces", ShortNames: []string{"ns"}, HasStatus: true, NoGeneration: true,
+		Version: "v1", Kind: "Namespace", Resource: "namespaces", Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"}, ShortNames: []string{"ns"}, HasStatus: true, NoGeneration: true,
 		ValidName:     validation.ValidateNamespaceName,
 		Default:       kind.Each(defaultNamespace),
 		PrepareCreate: kind.Each(prepareNamespace),
@@ -113,7 +113,7 @@ func LimitRange() *kind.Kind {
 		AllowCreateOnUpdate: true,
 		Default:             kind.Each(defaultLimitRange),
 		Validate:            kind.Check(validateLimitRange),
-		Columns:             columns.Named(columns.Text("Created At", "When the object was created.")),
+		Columns:             columns.Named(columns.CreatedAt()),
 		Row: kind.RowOf(func(l *corev1.LimitRange, _ time.Time) []any {
 			return []any{l.Name, l.CreationTimestamp.UTC().Format(time.RFC3339)}
 		}),

@@ -32,7 +32,7 @@ func FlowSchema() *kind.Kind {
 		Validate: kind.Check(validateSchema),
 		Columns: columns.Named(
 			columns.Text("PriorityLevel", "The priority level of its requests."),
-			columns.Count("MatchingPrecedence", "The lowest matching number decides."),
+			columns.Text("MatchingPrecedence", "The lowest matching number decides."),
 			columns.Text("DistinguisherMethod", "What tells one flow from another."),
 			columns.Age(),
 			columns.Text("MissingPL", "Whether the priority level does not exist."),

@@ -21,7 +21,7 @@ func Role() *kind.Kind {
 		Group: group, Version: "v1", Kind: "Role", Resource: "roles", Namespaced: true, NoGeneration: true, AllowCreateOnUpdate: true,
 		ValidName: path.ValidatePathSegmentName,
 		Validate:  kind.Check(validateRole),
-		Columns:   columns.Named(createdAt()),
+		Columns:   columns.Named(columns.CreatedAt()),
 		Row: kind.RowOf(func(r *rbacv1.Role, _ time.Time) []any {
 			return []any{r.Name, r.CreationTimestamp.UTC().Format(time.RFC3339)}
 		}),
@@ -34,14 +34,12 @@ func ClusterRole() *kind.Kind {
 		Group: group, Version: "v1", Kind: "ClusterRole", Resource: "clusterroles", NoGeneration: true, AllowCreateOnUpdate: true,
 		ValidName: path.ValidatePathSegmentName,
 		Validate:  kind.Check(validateClusterRole),
-		Columns:   columns.Named(createdAt()),
+		Columns:   columns.Named(columns.CreatedAt()),
 		Row: kind.RowOf(func(r *rbacv1.ClusterRole, _ time.Time) []any {
 			return []any{r.Name, r.CreationTimestamp.UTC().Format(time.RFC3339)}
 		}),
 	}
 }
-
-func createdAt() columns.Column { return columns.Text("Created At", "When the object was created.") }
 
 // RoleBinding declares rbac.authorization.k8s.io/v1 RoleBinding.
 func RoleBinding() *kind.Kind {

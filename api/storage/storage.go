@@ -100,16 +100,9 @@ func CSIStorageCapacity() *kind.Kind {
 		RequireResourceVersion: true,
 		Validate:               kind.Check(validateCapacity),
 		ValidateUpdate:         kind.CheckChange(validateCapacityUpdate),
-		Columns: columns.Named(
-			columns.Text("StorageClassName", "The class of storage."),
-			columns.Text("Capacity", "What is free."),
-		),
+		Columns:                columns.Named(columns.CreatedAt()),
 		Row: kind.RowOf(func(c *storagev1.CSIStorageCapacity, _ time.Time) []any {
-			free := columns.Unset
-			if c.Capacity != nil {
-				free = c.Capacity.String()
-			}
-			return []any{c.Name, c.StorageClassName, free}
+			return []any{c.Name, c.CreationTimestamp.UTC().Format(time.RFC3339)}
 		}),
 	}
 }

@@ -199,12 +199,17 @@ type reply struct {
 }
 
 func (s *Server) do(ctx context.Context, method, path, media string, body []byte) (*reply, error) {
+	return s.doAs(ctx, method, path, "application/json", media, body)
+}
+
+// doAs is do for an answer in another form.
+func (s *Server) doAs(ctx context.Context, method, path, accept, media string, body []byte) (*reply, error) {
 	req, err := http.NewRequestWithContext(ctx, method, s.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", media)
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept", accept)
 	resp, err := s.Client.Do(req)
 	if err != nil {
 		return nil, err

@@ -41,6 +41,8 @@ type Case struct {
 	Object map[string]any
 	// Changes, if set, are made to what the server stored of Object, and replace it.
 	Changes string
+	// First is true of the manifests themselves, which no variant has changed.
+	First bool
 	// Part is the subresource that is replaced: "" or "status".
 	Part string
 }
@@ -91,7 +93,7 @@ func parse(file, text string) ([]Case, error) {
 		if err := yaml.Unmarshal([]byte(parts[0]), &base); err != nil {
 			return nil, fmt.Errorf("%s: %w", title, err)
 		}
-		cases = append(cases, Case{Name: name, Object: base})
+		cases = append(cases, Case{Name: name, Object: base, First: true})
 		for _, v := range parts[1:] {
 			title, changes, _ := strings.Cut(v, "\n")
 			c := Case{Name: name + ": " + title, Object: base, Changes: changes}

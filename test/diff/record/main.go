@@ -47,6 +47,9 @@ func record(ctx context.Context, bin, dir string) error {
 	if err := up.server.Prepare(ctx); err != nil {
 		return err
 	}
+	if err := forms(ctx, up.server, corpus, dir); err != nil {
+		return err
+	}
 	cases := 0
 	for file, list := range corpus {
 		out := map[string]*diff.Verdict{}
@@ -61,19 +64,46 @@ func record(ctx context.Context, bin, dir string) error {
 			out[c.Name] = v
 			cases++
 		}
-		var b bytes.Buffer
-		e := json.NewEncoder(&b)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", " ")
-		if err := e.Encode(out); err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, "recorded", file+".json"), b.Bytes(), 0o644); err != nil {
+		if err := write(filepath.Join(dir, "recorded", file+".json"), out); err != nil {
 			return err
 		}
 	}
 	fmt.Printf("%d cases of %d files recorded\n", cases, len(corpus))
 	return nil
+}
+
+// forms records discovery, and how one object of each kind looks as a table.
+func forms(ctx context.Context, s *diff.Server, corpus map[string][]diff.Case, dir string) error {
+	d, err := s.Discover(ctx)
+	if err != nil {
+		return err
+	}
+	if err := write(filepath.Join(dir, "recorded", "discovery.json"), d); err != nil {
+		return err
+	}
+	tables := map[string]*diff.Table{}
+	for _, list := range corpus {
+		for _, c := range list {
+			if !c.First {
+				continue
+			}
+			if tables[c.Name], err = s.AskTable(ctx, c); err != nil {
+				return err
+			}
+		}
+	}
+	return write(filepath.Join(dir, "recorded", "tables.json"), tables)
+}
+
+func write(path string, v any) error {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", " ")
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	return os.WriteFile(path, b.Bytes(), 0o644)
 }
 
 // upstream is a running kube-apiserver with its etcd.
