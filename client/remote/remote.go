@@ -194,42 +194,35 @@ func (c *Client) Create(ctx context.Context, k client.Key, obj client.Object) (c
 			obj.SetName(k.Name)
 		}
 	}
-	if !typed(k.Resource.GroupVersion()) {
-		d, err := c.dynamic(k)
-		if err != nil {
-			return nil, err
-		}
-		u, err := unstructuredOf(k, obj)
-		if err != nil {
-			return nil, err
-		}
-		return plain(d.Create(ctx, u, metav1.CreateOptions{}, subresources(k)...))
-	}
-	r, err := c.request(http.MethodPost, k)
-	if err != nil {
-		return nil, err
-	}
-	return send(ctx, k, r.Body(obj), obj)
+	return c.write(ctx, http.MethodPost, k, obj)
 }
 
 // Update implements client.Interface.
 func (c *Client) Update(ctx context.Context, k client.Key, obj client.Object) (client.Object, error) {
-	if !typed(k.Resource.GroupVersion()) {
-		d, err := c.dynamic(k)
+	return c.write(ctx, http.MethodPut, k, obj)
+}
+
+// write sends an object, typed or not.
+func (c *Client) write(ctx context.Context, method string, k client.Key, obj client.Object) (client.Object, error) {
+	if typed(k.Resource.GroupVersion()) {
+		r, err := c.request(method, k)
 		if err != nil {
 			return nil, err
 		}
-		u, err := unstructuredOf(k, obj)
-		if err != nil {
-			return nil, err
-		}
-		return plain(d.Update(ctx, u, metav1.UpdateOptions{}, subresources(k)...))
+		return send(ctx, k, r.Body(obj), obj)
 	}
-	r, err := c.request(http.MethodPut, k)
+	d, err := c.dynamic(k)
 	if err != nil {
 		return nil, err
 	}
-	return send(ctx, k, r.Body(obj), obj)
+	u, err := unstructuredOf(k, obj)
+	if err != nil {
+		return nil, err
+	}
+	if method == http.MethodPost {
+		return plain(d.Create(ctx, u, metav1.CreateOptions{}, subresources(k)...))
+	}
+	return plain(d.Update(ctx, u, metav1.UpdateOptions{}, subresources(k)...))
 }
 
 // Patch implements client.Interface.

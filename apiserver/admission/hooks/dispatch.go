@@ -20,21 +20,6 @@ import (
 
 const mutatingNote = "MutatingAdmissionWebhook"
 
-// round is what is remembered between the two rounds of mutating steps.
-type round struct {
-	eligible map[string]bool // asked, and willing to be asked again
-	again    map[string]bool // to be asked again
-	last     runtime.Object  // the object as the last webhook left it
-}
-
-// changed moves the webhooks asked so far to those that are asked again.
-func (r *round) changed() {
-	for id := range r.eligible {
-		r.again[id] = true
-	}
-	clear(r.eligible)
-}
-
 // mutate asks the mutating webhooks one after the other. In the second round only
 // those are asked that want it and whose object has changed since.
 func (s *step) mutate(ctx context.Context, a *registry.Attributes) error {
@@ -42,17 +27,11 @@ func (s *step) mutate(ctx context.Context, a *registry.Attributes) error {
 	if hits == nil {
 		return nil
 	}
-	note, _ := a.Notes[mutatingNote].(*round)
-	if note == nil {
-		note = &round{eligible: map[string]bool{}, again: map[string]bool{}}
-		a.Note(mutatingNote, note)
-	}
-	if a.Again && !equality.Semantic.DeepEqual(note.last, current(a)) {
-		note.changed()
-	}
+	round := match.RoundOf(a, mutatingNote)
+	defer round.End(a)
 	for _, hit := range hits.List {
 		h := hit.Entry
-		if a.Again && !note.again[h.id] {
+		if round.Skips(a, h.id) {
 			continue
 		}
 		ok, err := s.wanted(ctx, a, hits, hit)
@@ -67,27 +46,13 @@ func (s *step) mutate(ctx context.Context, a *registry.Attributes) error {
 			return err
 		}
 		if changed {
-			note.changed()
+			round.Changed()
 		}
 		if h.reinvoke {
-			note.eligible[h.id] = true
+			round.Willing(h.id)
 		}
 	}
-	if o := current(a); o != nil {
-		note.last = o.DeepCopyObject() // later steps change the object in place
-	}
 	return nil
-}
-
-// current is what the request is about.
-func current(a *registry.Attributes) runtime.Object {
-	if !a.BodyKind.Empty() {
-		return a.Body
-	}
-	if a.Object == nil {
-		return nil
-	}
-	return a.Object
 }
 
 // change asks one webhook and applies its patch.

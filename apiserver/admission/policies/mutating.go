@@ -98,20 +98,6 @@ func (i *invocation) key() string {
 	return key
 }
 
-// round is what is remembered between the two rounds of mutating steps.
-type round struct {
-	eligible map[string]bool // applied, and willing to be applied again
-	again    map[string]bool // to be applied again
-	last     runtime.Object  // the object as the last policy left it
-}
-
-func (r *round) changed() {
-	for k := range r.eligible {
-		r.again[k] = true
-	}
-	clear(r.eligible)
-}
-
 // mutate applies the matching policies one after the other. In the second round
 // only those are applied that want it and whose object has changed since.
 func (m *mutating) mutate(ctx context.Context, a *registry.Attributes) error {
@@ -119,21 +105,15 @@ func (m *mutating) mutate(ctx context.Context, a *registry.Attributes) error {
 	if hits == nil || a.Operation == registry.Delete {
 		return nil
 	}
-	note, _ := a.Notes[stepName].(*round)
-	if note == nil {
-		note = &round{eligible: map[string]bool{}, again: map[string]bool{}}
-		a.Note(stepName, note)
-	}
-	if a.Again && !equality.Semantic.DeepEqual(note.last, current(a)) {
-		note.changed()
-	}
+	round := match.RoundOf(a, stepName)
+	defer round.End(a)
 	invocations, refusals := m.invocations(ctx, a, hits)
 	ns, err := m.namespace(a)
 	if err != nil {
 		return err
 	}
 	for _, i := range invocations {
-		if a.Again && !note.again[i.key()] {
+		if round.Skips(a, i.key()) {
 			continue
 		}
 		changed, applied, err := m.apply(ctx, a, &i, ns)
@@ -145,27 +125,13 @@ func (m *mutating) mutate(ctx context.Context, a *registry.Attributes) error {
 			refusals = append(refusals, refusal{i.hit.Entry, i.binding, err, metav1.StatusReasonInvalid})
 		}
 		if changed {
-			note.changed()
+			round.Changed()
 		}
 		if applied && i.hit.Entry.reinvoke {
-			note.eligible[i.key()] = true
+			round.Willing(i.key())
 		}
 	}
-	if o := current(a); o != nil {
-		note.last = o.DeepCopyObject() // later steps change the object in place
-	}
 	return answer(a, refusals)
-}
-
-// current is what the request is about.
-func current(a *registry.Attributes) runtime.Object {
-	if !a.BodyKind.Empty() {
-		return a.Body
-	}
-	if a.Object == nil {
-		return nil
-	}
-	return a.Object
 }
 
 // refusal is why a policy could not be applied.
