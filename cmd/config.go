@@ -59,6 +59,9 @@ type APIConfig struct {
 	// empty: the cluster's own authority issues one. Nodes must trust its issuer.
 	CertFile string `json:"certFile,omitempty"`
 	KeyFile  string `json:"keyFile,omitempty"`
+	// AuthenticationConfig is a file with an AuthenticationConfiguration of
+	// apiserver.config.k8s.io/v1: issuers of tokens, and anonymous requests.
+	AuthenticationConfig string `json:"authenticationConfig,omitempty"`
 	// MaxRequests is how many requests are served at once; the others wait, fairly
 	// by flow. 0: 600.
 	MaxRequests int `json:"maxRequests,omitempty"`

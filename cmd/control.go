@@ -109,6 +109,10 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		return cp, err
 	}
 	look.Registry = cp.registry
+	authn := &auth.Authenticator{Tokens: tokens, Bearers: look.Bearers(time.Now), FrontProxy: cp.frontProxy.Cert}
+	if err := cfg.API.authentication(authn); err != nil {
+		return cp, err
+	}
 	tokens.Live = look.Live
 	cp.definitions = crd.New(cp.registry, caller, time.Now, log)
 	if err := cp.definitions.Load(ctx); err != nil {
@@ -124,7 +128,7 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	}
 	cp.flow = flow.New(flow.Config{Registry: cp.registry, Seats: cfg.API.MaxRequests, Now: time.Now, Log: log})
 	cp.server = apiserver.New(ctx, apiserver.Config{
-		Registry: cp.registry, Aggregate: cp.aggregate, Flow: cp.flow, Audit: cp.audit.auditor(), Authn: &auth.Authenticator{Tokens: tokens, Bearers: look.Bearers(time.Now), FrontProxy: cp.frontProxy.Cert}, Authz: authz, Tokens: tokens, Version: apiVersion(),
+		Registry: cp.registry, Aggregate: cp.aggregate, Flow: cp.flow, Audit: cp.audit.auditor(), Authn: authn, Authz: authz, Tokens: tokens, Version: apiVersion(),
 		Kubelet: apiserver.Kubelet{Transport: cp.kubeletTransport()}, Now: time.Now, Log: log,
 	})
 	return cp, nil

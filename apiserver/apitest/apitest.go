@@ -59,6 +59,10 @@ type Options struct {
 	Audit *audit.Auditor
 	// Admission changes what admission is made of.
 	Admission func(*admission.Deps)
+	// Bearers recognise further bearer tokens; Anonymous permits requests without
+	// credentials.
+	Bearers   []auth.Bearer
+	Anonymous func(path string) bool
 	// Kubelet reaches agents.
 	Kubelet http.RoundTripper
 	// Resolve finds the services of webhooks; nil: as the server does.
@@ -146,7 +150,7 @@ func Start(t testing.TB, o Options) *Server {
 	})
 	s.Flow = flow.New(flow.Config{Registry: s.Registry, Seats: o.Seats, Now: time.Now, Log: log})
 	srv := apiserver.New(ctx, apiserver.Config{
-		Registry: s.Registry, Aggregate: s.aggregate, Flow: s.Flow, Audit: o.Audit, Authn: &auth.Authenticator{Tokens: s.Tokens, Bearers: look.Bearers(time.Now), FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
+		Registry: s.Registry, Aggregate: s.aggregate, Flow: s.Flow, Audit: o.Audit, Authn: &auth.Authenticator{Tokens: s.Tokens, Bearers: append(look.Bearers(time.Now), o.Bearers...), Anonymous: o.Anonymous, FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
 		Version: version.Info{Major: "1", Minor: "36", GitVersion: "v1.36.3+knarr"},
 		Kubelet: apiserver.Kubelet{Transport: o.Kubelet}, Now: time.Now, Log: log,
 	})

@@ -21,6 +21,8 @@ const (
 	GroupNodes           = "system:nodes"
 	UserServiceAccount   = "system:serviceaccount:"
 	UserNode             = "system:node:"
+	UserAnonymous        = "system:anonymous"
+	GroupUnauthenticated = "system:unauthenticated"
 )
 
 // ErrUnauthenticated: the request shows no credentials, or bad ones.
@@ -32,6 +34,9 @@ type Authenticator struct {
 	Tokens *Tokens
 	// Bearers are asked about the tokens that are no service accounts'.
 	Bearers []Bearer
+	// Anonymous tells whether requests without credentials are answered, as the user
+	// system:anonymous, by their paths; nil: none is.
+	Anonymous func(path string) bool
 	// FrontProxy is the authority of proxies that name the user in headers; nil: no
 	// proxy is believed.
 	FrontProxy *x509.Certificate
@@ -53,6 +58,9 @@ func (a *Authenticator) Authenticate(r *http.Request) (*authenticationv1.UserInf
 	}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
+		if a.Anonymous != nil && r.Header.Get("Authorization") == "" && a.Anonymous(r.URL.Path) {
+			return &authenticationv1.UserInfo{Username: UserAnonymous, Groups: []string{GroupUnauthenticated}}, nil
+		}
 		return nil, ErrUnauthenticated
 	}
 	user, _, err := a.Token(r.Context(), strings.TrimSpace(token), nil)
