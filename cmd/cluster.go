@@ -171,6 +171,7 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 	cp.server.Await("bootstrap")
 	err := bootstrap.Run(ctx, cp.registry, bootstrap.Cluster{
 		ServiceIP: netip.MustParsePrefix(c.cfg.Network.ServiceCIDR).Masked().Addr().Next(),
+		Services:  netip.MustParsePrefix(c.cfg.Network.ServiceCIDR).Masked(),
 		Endpoint:  netip.AddrPortFrom(c.apiAddress(), uint16(api.Port)),
 		DNSIP:     c.cfg.clusterDNS(), DNS: netip.AddrPortFrom(c.node.data.Gateway(), 53),
 		ClientCA: cp.ca.PEM, FrontProxyCA: cp.frontProxy.PEM,

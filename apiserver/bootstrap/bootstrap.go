@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -29,6 +30,8 @@ type Cluster struct {
 	// ServiceIP is the address of the service "kubernetes": the first of the
 	// service range.
 	ServiceIP netip.Addr
+	// Services is the service range.
+	Services netip.Prefix
 	// Endpoint is where this API server listens, as pods reach it.
 	Endpoint netip.AddrPort
 	// DNSIP is the address of the service "kube-dns".
@@ -55,6 +58,36 @@ func Run(ctx context.Context, reg *registry.Registry, c Cluster) error {
 		if err := ensure(ctx, reg, e); err != nil {
 			return fmt.Errorf("first objects: %s %s: %w", e.gvr.Resource, e.obj.GetName(), err)
 		}
+	}
+	if c.Services.IsValid() {
+		if err := readyServiceCIDR(ctx, reg); err != nil {
+			return fmt.Errorf("first objects: %w", err)
+		}
+	}
+	return nil
+}
+
+// defaultServiceCIDR is the name of the range that the server was started with.
+const defaultServiceCIDR = "kubernetes"
+
+var serviceCIDRs = networkingv1.SchemeGroupVersion.WithResource("servicecidrs")
+
+// readyServiceCIDR says of the service range that addresses come from it.
+func readyServiceCIDR(ctx context.Context, reg *registry.Registry) error {
+	q := registry.Request{User: auth.Component("system:apiserver", auth.GroupMasters), Resource: reg.Resource(serviceCIDRs), Name: defaultServiceCIDR, Subresource: "status"}
+	it, err := reg.Get(ctx, q, "0")
+	if err != nil {
+		return err
+	}
+	r := it.Object.(*networkingv1.ServiceCIDR)
+	if len(r.Status.Conditions) > 0 {
+		return nil
+	}
+	r = r.DeepCopy()
+	r.Status.Conditions = []metav1.Condition{{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue,
+		Message: "Kubernetes default Service CIDR is ready", LastTransitionTime: r.CreationTimestamp}}
+	if _, _, err := reg.Update(ctx, q, r); err != nil {
+		return fmt.Errorf("status of the service range: %w", err)
 	}
 	return nil
 }
@@ -101,6 +134,10 @@ func renewed(old, want kind.Object) kind.Object {
 		next := b.DeepCopy()
 		next.Subjects = slices.Delete(next.Subjects, i, i+1)
 		return next
+	case *corev1.Endpoints:
+		if equality.Semantic.DeepEqual(w.Subsets, old.(*corev1.Endpoints).Subsets) {
+			return nil
+		}
 	case *rbacv1.ClusterRole:
 		role := old.(*rbacv1.ClusterRole)
 		add := missing(role.Rules, w.Rules)
@@ -136,6 +173,11 @@ func entries(c Cluster) []entry {
 	out = append(out, service(core, "kubernetes", metav1.NamespaceDefault, c.ServiceIP,
 		map[string]string{"component": "apiserver", "provider": "kubernetes"},
 		corev1.ServicePort{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(c.Endpoint.Port()))}))
+	out = append(out, endpoints("kubernetes", metav1.NamespaceDefault, c.Endpoint))
+	if c.Services.IsValid() {
+		out = append(out, entry{serviceCIDRs, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: defaultServiceCIDR},
+			Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{c.Services.String()}}}, false})
+	}
 	out = append(out, slice("kubernetes", metav1.NamespaceDefault, c.Endpoint, port("https", corev1.ProtocolTCP, c.Endpoint.Port())))
 	if c.DNSIP.IsValid() {
 		out = append(out, service(core, "kube-dns", metav1.NamespaceSystem, c.DNSIP,
@@ -152,6 +194,15 @@ func service(core schema.GroupVersion, name, namespace string, ip netip.Addr, la
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels},
 		Spec:       corev1.ServiceSpec{ClusterIP: ip.String(), ClusterIPs: []string{ip.String()}, Type: corev1.ServiceTypeClusterIP, Ports: ports},
 	}, false}
+}
+
+// endpoints is the old form of a slice; it is not to be mirrored into another.
+func endpoints(name, namespace string, at netip.AddrPort) entry {
+	return entry{corev1.SchemeGroupVersion.WithResource("endpoints"), &corev1.Endpoints{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}},
+		Subsets: []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: at.Addr().String()}},
+			Ports: []corev1.EndpointPort{{Name: "https", Port: int32(at.Port()), Protocol: corev1.ProtocolTCP}}}},
+	}, true}
 }
 
 func port(name string, protocol corev1.Protocol, number uint16) discoveryv1.EndpointPort {
