@@ -24,6 +24,7 @@ type discovery struct {
 	generation int64
 	stamp      int64 // of what extension servers serve
 	stale      map[schema.GroupVersion]bool
+	custom     map[schema.GroupVersion]bool // declared while the server runs
 	versions   map[schema.GroupVersion]*metav1.APIResourceList
 	groups     []metav1.APIGroup // without the legacy group
 	legacy     aggregated
@@ -59,6 +60,7 @@ func (s *Server) newDiscovery() *discovery {
 	resources, generation := s.reg.Served()
 	d := &discovery{generation: generation, stamp: stamp, stale: map[schema.GroupVersion]bool{}, versions: map[schema.GroupVersion]*metav1.APIResourceList{}}
 	custom := map[schema.GroupVersion]bool{}
+	d.custom = custom
 	list := func(gv schema.GroupVersion) *metav1.APIResourceList {
 		l := d.versions[gv]
 		if l == nil {
@@ -190,7 +192,7 @@ func (d *discovery) document(groups []metav1.APIGroup) aggregated {
 			if d.stale[gv] {
 				fresh = apidiscoveryv2.DiscoveryFreshnessStale
 			}
-			item.Versions = append(item.Versions, apidiscoveryv2.APIVersionDiscovery{Version: v.Version, Freshness: fresh, Resources: aggregateResources(d.versions[gv].APIResources)})
+			item.Versions = append(item.Versions, apidiscoveryv2.APIVersionDiscovery{Version: v.Version, Freshness: fresh, Resources: aggregateResources(gv, d.versions[gv].APIResources, d.custom[gv])})
 		}
 		doc.Items = append(doc.Items, item)
 	}
@@ -203,13 +205,16 @@ func (d *discovery) document(groups []metav1.APIGroup) aggregated {
 }
 
 // aggregateResources lists resources with their subresources. A kind without group
-// and version is of the resource's own.
-func aggregateResources(list []metav1.APIResource) []apidiscoveryv2.APIResourceDiscovery {
+// and version is of the resource's own; those of custom resources are said.
+func aggregateResources(gv schema.GroupVersion, list []metav1.APIResource, custom bool) []apidiscoveryv2.APIResourceDiscovery {
 	var out []apidiscoveryv2.APIResourceDiscovery
 	at := map[string]int{}
 	for _, r := range list {
 		name, sub, isSub := strings.Cut(r.Name, "/")
 		kindOf := &metav1.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}
+		if r.Version == "" && custom {
+			kindOf.Group, kindOf.Version = gv.Group, gv.Version
+		}
 		if isSub {
 			i, ok := at[name]
 			if !ok {
