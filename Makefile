@@ -9,7 +9,7 @@ KUBEV   := k8s.io/component-base/version
 LDFLAGS := -s -w -X knarr.dev/knarr/cmd.Version=$(VERSION) -X $(KUBEV).gitVersion=$(KUBE) -X $(KUBEV).gitMajor=1 -X $(KUBEV).gitMinor=$(word 2,$(subst ., ,$(KUBE)))
 GO      := CGO_ENABLED=0 go
 
-.PHONY: build tools test bench conformance record demo demo-clean generate lint setup clean
+.PHONY: build tools test bench bench-api linear clients upstream conformance record demo demo-clean generate lint setup clean
 
 build: setup ## the one binary
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/knarr .
@@ -26,12 +26,23 @@ test: build tools ## all tests; the last line counts them
 bench: build tools ## figures, as a table
 	$(GO) run ./test/bench
 
+bench-api: build upstream ## upstream's API server and knarr, the same program for both
+	$(GO) run ./test/bench/versus
+
+linear: build ## linearizability and watches, over a hundred kills
+	KNARR_KILLS=$(or $(KILLS),100) go test ./test/linear -run TestKills -v -count=1 -timeout 60m
+
+clients: build tools ## Helm 3 and 4, controller-runtime, client-go, kubectl of the oldest and of our version
+	cd test/clients && go test -count=1 -timeout 15m ./...
+
 conformance: build ## upstream's conformance suite: FOCUS=regexp, SIG=api-machinery, or all of it; notes the outcome in docs/conformance.md
 	./test/conformance/setup
 	cd test/conformance && go run . -table ../../docs/conformance.md $(if $(FOCUS),-focus '$(FOCUS)') $(if $(SIG),-sig '$(SIG)')
 
-record: setup ## what upstream's API server answers to the corpus of test/diff
+upstream: setup # upstream's API server and etcd, from their Go modules
 	cd test/conformance && CGO_ENABLED=0 go build -trimpath -o ../../.cache/conformance/bin/ k8s.io/kubernetes/cmd/kube-apiserver && CGO_ENABLED=0 go build -trimpath -o ../../.cache/conformance/bin/etcd go.etcd.io/etcd/server/v3
+
+record: upstream ## what upstream's API server answers to the corpus of test/diff
 	go run ./test/diff/record
 
 demo: build tools ## a cluster with a rolling update under load

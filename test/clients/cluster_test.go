@@ -5,6 +5,7 @@ package clients
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,7 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer os.RemoveAll(shared.dir)
-	knarr, err := filepath.Abs("../../bin/knarr")
+	knarr, err := filepath.Abs(cmp.Or(os.Getenv("KNARR_BINARY"), "../../bin/knarr"))
 	if err != nil {
 		return 1, err
 	}
@@ -67,7 +68,7 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	shared.kubeconfig = filepath.Join(shared.dir, "kubeconfig")
-	name := cmpOr(os.Getenv("KNARR_CLIENTS_NAME"), "clients")
+	name := cmp.Or(os.Getenv("KNARR_CLIENTS_NAME"), "clients")
 	place := []string{"--name", name, "--data-dir", shared.dir + "/data", "--run-dir", shared.dir + "/run", "--kubeconfig", shared.kubeconfig}
 	stop, err := up(knarr, place)
 	if err != nil {
@@ -79,13 +80,6 @@ func run(m *testing.M) (code int, err error) {
 	}
 	shared.config.QPS = -1
 	return m.Run(), nil
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // up starts knarr and waits until it is ready.
@@ -100,7 +94,7 @@ func up(knarr string, place []string) (stop func() error, err error) {
 		return nil, err
 	}
 	defer logged.Close()
-	c := exec.Command(knarr, append(append([]string{"up"}, place...), "--listen", "127.0.0.1:"+freePort(), "--node-listen", "127.0.0.1:"+freePort(),
+	c := exec.Command(knarr, append(append([]string{"up"}, place...), "--listen", "127.0.0.1:"+freePort(), "--node-listen", ":"+freePort(),
 		"--pod-cidr", "10.195.0.0/16", "--service-cidr", "10.194.0.0/16", "--node-name", "clients")...)
 	c.Env = append(os.Environ(), "KNARR_READY_FD=1")
 	c.Stdout, c.Stderr, c.ExtraFiles = logged, logged, []*os.File{w}

@@ -16,6 +16,7 @@ type step struct {
 	fails bool
 	want  []string
 	not   []string
+	lacks string // why it does not work yet
 }
 
 // script runs the steps of a file one after the other.
@@ -31,6 +32,12 @@ func script(t *testing.T, file, kubectl, ns string, vars ...string) {
 	for _, s := range parse(t, string(text)) {
 		t.Run(strings.SplitN(s.line, "\n", 2)[0], func(t *testing.T) {
 			out, err := shell(t, kubectl, dir, s.line, append(vars, "NS="+ns, "M="+manifests+"/kubectl", "C="+manifests+"/charts")...)
+			if s.lacks != "" {
+				if err == nil {
+					t.Fatalf("works now, take the mark away: %s", s.lacks)
+				}
+				t.Skip(s.lacks)
+			}
 			if (err != nil) != s.fails {
 				t.Fatalf("%v\n%s", err, out)
 			}
@@ -49,7 +56,8 @@ func script(t *testing.T, file, kubectl, ns string, vars ...string) {
 }
 
 // parse reads a script: "$ LINE" must succeed, "! LINE" must fail; "> PATTERN" below
-// must be found in its output, "< PATTERN" must not; "\" at the end of a command
+// must be found in its output, "< PATTERN" must not; "~ REASON" marks what knarr cannot do
+// yet: it is skipped as long as it fails, and fails when it works; "\" at the end of a command
 // continues it in the next line.
 func parse(t *testing.T, text string) []step {
 	t.Helper()
@@ -64,6 +72,8 @@ func parse(t *testing.T, text string) []step {
 			out = append(out, step{line: rest, fails: mark == "!"})
 		case mark == ">":
 			out[len(out)-1].want = append(out[len(out)-1].want, rest)
+		case mark == "~":
+			out[len(out)-1].lacks = rest
 		case mark == "<":
 			out[len(out)-1].not = append(out[len(out)-1].not, rest)
 		default:

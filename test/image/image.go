@@ -33,7 +33,7 @@ type Spec struct {
 // busybox is where Debian's busybox-static puts it.
 const busybox = "/bin/busybox"
 
-var applets = []string{"sh", "cat", "sed", "ls", "echo", "sleep", "true", "false", "wget", "nc", "nslookup", "ps", "id", "env", "hostname", "mount", "ip", "kill", "test", "touch", "mkdir", "rm", "dd", "date", "httpd", "tail", "head", "grep", "seq", "printf", "stat", "vi", "tty"}
+var applets = []string{"sh", "cat", "sed", "ls", "echo", "sleep", "true", "false", "tar", "wget", "nc", "nslookup", "ps", "id", "env", "hostname", "mount", "ip", "kill", "test", "touch", "mkdir", "rm", "dd", "date", "httpd", "tail", "head", "grep", "seq", "printf", "stat", "vi", "tty"}
 
 // Build makes the image.
 func Build(s Spec) (v1.Image, error) {
