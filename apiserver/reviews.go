@@ -194,6 +194,13 @@ func (s *Server) selfSubjectRulesReview(r *http.Request, _ *requestInfo, o runti
 		return true
 	}
 	user := userFrom(r.Context())
+	for _, step := range s.authz.Steps {
+		switch step.(type) {
+		case *auth.RBAC, *node.Authorizer:
+		default:
+			v.Status.Incomplete, v.Status.EvaluationError = true, "webhook authorizer does not support user rule resolution"
+		}
+	}
 	if _, isNode := node.Identify(user); isNode {
 		v.Status.Incomplete, v.Status.EvaluationError = true, "node authorizer does not support user rule resolution"
 	}

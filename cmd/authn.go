@@ -1,11 +1,14 @@
 package cmd
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/auth/oidc"
+	"knarr.dev/knarr/apiserver/auth/webhookauthz"
 )
 
 // authentication adds what the file authenticationConfig says.
@@ -26,4 +29,13 @@ func (c *APIConfig) authentication(a *auth.Authenticator) error {
 	}
 	a.Anonymous = oidc.Anonymous(file.Anonymous)
 	return nil
+}
+
+// authorization returns the authorizers in the order of the file
+// authorizationConfig, or else of Kubernetes' default.
+func (c *APIConfig) authorization(ctx context.Context, node auth.Authorizer, rbac *auth.RBAC, log *slog.Logger) (*auth.Chain, error) {
+	if c.AuthorizationConfig == "" {
+		return auth.NewChain(ctx, rbac, node), nil
+	}
+	return webhookauthz.Load(ctx, c.AuthorizationConfig, node, rbac, log)
 }

@@ -62,6 +62,9 @@ type APIConfig struct {
 	// AuthenticationConfig is a file with an AuthenticationConfiguration of
 	// apiserver.config.k8s.io/v1: issuers of tokens, and anonymous requests.
 	AuthenticationConfig string `json:"authenticationConfig,omitempty"`
+	// AuthorizationConfig is a file with an AuthorizationConfiguration of
+	// apiserver.config.k8s.io/v1; empty: Node, then RBAC.
+	AuthorizationConfig string `json:"authorizationConfig,omitempty"`
 	// MaxRequests is how many requests are served at once; the others wait, fairly
 	// by flow. 0: 600.
 	MaxRequests int `json:"maxRequests,omitempty"`

@@ -95,7 +95,10 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		return cp, fmt.Errorf("network.nodePorts %q: %w", cfg.Network.NodePorts, err)
 	}
 	look := &apiserver.Lookup{}
-	authz := auth.NewChain(ctx, &auth.RBAC{Roles: look}, authnode.New(look.Graph()))
+	authz, err := cfg.API.authorization(ctx, authnode.New(look.Graph()), &auth.RBAC{Roles: look}, log)
+	if err != nil {
+		return cp, err
+	}
 	caller := webhook.New(look.ServiceAddress)
 	deps := look.Admission(authz, caller, time.Now, log)
 	deps.PodSecurity, deps.EventLimits = cfg.PodSecurity, cfg.EventLimits
