@@ -72,12 +72,13 @@ func (r *Registry) modifyItem(ctx context.Context, q *Request, fn func(*watchcac
 		if err != nil {
 			return nil, err
 		}
-		conditional := obj.GetResourceVersion() != "" && obj.GetResourceVersion() != "0"
 		out, err := r.modifyOnce(ctx, q, it, obj)
 		if out != nil || err != nil {
 			return out, err
 		}
-		if conditional || race == maxRaces {
+		// Another try tells a writer who named a revision whether the object has
+		// changed or is gone.
+		if race == maxRaces {
 			return nil, q.conflict(q.Name)
 		}
 	}

@@ -208,7 +208,7 @@ func TestScaleAndMapping(t *testing.T) {
 	if err != nil || now.Status.Selector != "app=scaled" {
 		t.Fatalf("scale %v, %v", now, err)
 	}
-	now.Spec.Replicas = 1
+	now.Spec.Replicas, now.ResourceVersion = 1, "" // the Deployment's own changes meanwhile
 	if now, err = s.Scales(ns).Update(t.Context(), gr, now, metav1.UpdateOptions{}); err != nil || now.Spec.Replicas != 1 {
 		t.Errorf("scale %v, %v", now, err)
 	}

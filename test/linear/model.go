@@ -110,8 +110,8 @@ func step(now object, r request, a answer) (bool, object) {
 		return r.verb != create && !now.present, now
 	case a.outcome == refused && r.verb == create:
 		return now.present, now
-	case a.outcome == refused: // the revision that an update names is not, or no longer, there
-		return !now.present || now.revision == 0 || now.revision != r.old, now
+	case a.outcome == refused: // an update of another revision
+		return now.present && (now.revision == 0 || now.revision != r.old), now
 	case r.verb == create:
 		return !now.present, written
 	case r.verb == update:
