@@ -46,7 +46,7 @@ func there(t *testing.T, k *kind.Kind, hub schema.GroupVersionKind, o kind.Objec
 // TestOldVersionsLoseNothing converts random objects of today to each old version
 // and back. Their fields are filled, so that there is nothing to default.
 func TestOldVersionsLoseNothing(t *testing.T) {
-	const seed, times = 7, 30
+	const seed, times = 7, 8
 	f := fuzzer.FuzzerFor(genericfuzzer.Funcs, rand.NewSource(seed), serializer.NewCodecFactory(scheme.Scheme)).NilChance(0).NumElements(1, 2)
 	old, hubs := kinds()
 	if len(old) < 30 {
