@@ -129,12 +129,13 @@ func freePort() string {
 // commands builds the command-line clients: folders kubectl132 and kubectl136, to
 // be put into PATH, and helm3 and helm4.
 func commands(dir, knarr string) error {
-	for _, b := range []struct{ dir, pkg, out string }{
-		{"kubectl132", ".", "kubectl132/kubectl"},
-		{".", "helm.sh/helm/v3/cmd/helm", "helm3"},
-		{".", "helm.sh/helm/v4/cmd/helm", "helm4"},
+	for _, b := range []struct{ dir, pkg, out, ldflags string }{
+		// kubectl refuses to compare versions without one of its own.
+		{"kubectl132", ".", "kubectl132/kubectl", "-X k8s.io/component-base/version.gitVersion=v1.32.3"},
+		{".", "helm.sh/helm/v3/cmd/helm", "helm3", ""},
+		{".", "helm.sh/helm/v4/cmd/helm", "helm4", ""},
 	} {
-		c := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, b.out), b.pkg)
+		c := exec.Command("go", "build", "-trimpath", "-ldflags", b.ldflags, "-o", filepath.Join(dir, b.out), b.pkg)
 		c.Dir = b.dir
 		c.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := c.CombinedOutput(); err != nil {

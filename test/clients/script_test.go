@@ -42,12 +42,12 @@ func script(t *testing.T, file, kubectl, ns string, vars ...string) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			for _, w := range s.want {
-				if !regexp.MustCompile(strings.ReplaceAll(w, "NS", ns)).MatchString(out) {
+				if !regexp.MustCompile("(?m)" + strings.ReplaceAll(w, "NS", ns)).MatchString(out) {
 					t.Errorf("want %q in\n%s", w, out)
 				}
 			}
 			for _, w := range s.not {
-				if regexp.MustCompile(strings.ReplaceAll(w, "NS", ns)).MatchString(out) {
+				if regexp.MustCompile("(?m)" + strings.ReplaceAll(w, "NS", ns)).MatchString(out) {
 					t.Errorf("do not want %q in\n%s", w, out)
 				}
 			}
