@@ -72,6 +72,10 @@ func run(ctx context.Context, o options) error {
 		}
 		*p = abs
 	}
+	version, err := exec.CommandContext(ctx, o.knarr, "version").Output()
+	if err != nil {
+		return fmt.Errorf("%s version: %w", o.knarr, err)
+	}
 	tools, err := buildTools(ctx, filepath.Join(o.cache, "bin"))
 	if err != nil {
 		return err
@@ -107,10 +111,6 @@ func run(ctx context.Context, o options) error {
 		<-ctx.Done()
 	}
 	if o.table != "" {
-		version, err := exec.CommandContext(ctx, o.knarr, "version").Output()
-		if err != nil {
-			return fmt.Errorf("%s version: %w", o.knarr, err)
-		}
 		first, _, _ := strings.Cut(string(version), "\n")
 		if err := writeTable(o.table, first, all, results, time.Now()); err != nil {
 			return err
