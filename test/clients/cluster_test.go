@@ -188,7 +188,7 @@ func shell(t *testing.T, kubectl, dir, line string, vars ...string) (string, err
 	c.Env = append(c.Env, vars...)
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out
-	c.WaitDelay = time.Second
+	c.WaitDelay = 10 * time.Second
 	err := c.Run()
 	return out.String(), err
 }
