@@ -18,7 +18,9 @@ func TestPartsOfPods(t *testing.T) {
 	c, ctx := s.Client(t), t.Context()
 	must(c.CoreV1().ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}))(t)
 	pods := c.CoreV1().Pods("default")
-	cpu := func(v string) corev1.ResourceList { return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(v)} }
+	cpu := func(v string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(v)}
+	}
 	p := must(pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{
 		Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Requests: cpu("100m"), Limits: cpu("1")}}}}}, metav1.CreateOptions{}))(t)
 
