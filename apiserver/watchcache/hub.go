@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -62,10 +63,78 @@ func Open(ctx context.Context, s store.Store, kinds []*kind.Kind, decode Decoder
 		}
 	}
 	h.caches.Store(&caches)
-	if err := h.load(ctx); err != nil {
+	end, err := h.mark(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("mark the start in the store: %w", err)
+	}
+	// As it was a little ago, and what has happened since: watches that resume after
+	// a restart find the events that they have not seen.
+	from, err := h.oldest(ctx, end)
+	if err != nil {
+		return nil, fmt.Errorf("look for the history that the store has kept: %w", err)
+	}
+	if err := h.load(ctx, from); err != nil {
 		return nil, err
 	}
-	return h, nil
+	return h, h.replay(ctx, end)
+}
+
+// history is how many revisions of the past are read at the start.
+const history = 2000
+
+// startKey is written at each start: its event tells that all earlier ones came.
+const startKey = Prefix + "knarr/start"
+
+func (h *Hub) mark(ctx context.Context) (revision int64, err error) {
+	for {
+		old, err := h.store.Get(ctx, startKey)
+		if err != nil {
+			return 0, err
+		}
+		w := store.Write{Key: startKey, Value: []byte("1")}
+		if old != nil {
+			w.If = old.Revision
+		}
+		r, err := h.store.Write(ctx, w)
+		if err != nil {
+			return 0, err
+		}
+		if r.Done { // else another server starts at the same time
+			return r.Revision, nil
+		}
+	}
+}
+
+// oldest is the first revision from end-history on that has not been compacted.
+func (h *Hub) oldest(ctx context.Context, end int64) (int64, error) {
+	from := max(1, end-history)
+	var failed error
+	n := sort.Search(int(end-from), func(i int) bool {
+		_, err := h.store.Range(ctx, startKey, store.RangeOptions{Revision: from + int64(i), Limit: 1})
+		if err != nil && !errors.Is(err, store.ErrCompacted) {
+			failed = err
+		}
+		return err == nil
+	})
+	return from + int64(n), failed
+}
+
+// replay applies the events up to revision.
+func (h *Hub) replay(ctx context.Context, revision int64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if h.Revision() >= revision {
+		return nil
+	}
+	w := h.store.Watch(ctx, Prefix, h.Revision()+1)
+	for h.Revision() < revision {
+		batch, ok := <-w.Events()
+		if !ok {
+			return fmt.Errorf("read the latest changes: %w", w.Err())
+		}
+		h.batch(batch)
+	}
+	return nil
 }
 
 // CheckShared looks at every cached object for changes, if Open was told whom
@@ -103,14 +172,15 @@ func (h *Hub) split(key string) (*Cache, string) {
 	return nil, ""
 }
 
-// load makes the caches equal to the store: at first an empty tree is filled;
-// after a broken watch the differences become events.
-func (h *Hub) load(ctx context.Context) error {
+// load makes the caches equal to the store as it was at a revision (0: as it is):
+// at first an empty tree is filled; after a broken watch the differences become
+// events.
+func (h *Hub) load(ctx context.Context, revision int64) error {
 	h.dynamic.Lock()
 	defer h.dynamic.Unlock()
 	const page = 1000
 	seen := map[*Cache]map[string]bool{}
-	opts := store.RangeOptions{Limit: page}
+	opts := store.RangeOptions{Limit: page, Revision: revision}
 	first := h.revision.Load() == 0
 	for {
 		r, err := h.store.Range(ctx, Prefix, opts)
@@ -181,7 +251,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			break
 		}
 		h.log.Warn("watch of the store ended; reading the state again", "error", w.Err())
-		if err := h.load(ctx); err != nil && ctx.Err() == nil {
+		if err := h.load(ctx, 0); err != nil && ctx.Err() == nil {
 			h.log.Error("state not read; trying again", "error", err)
 			select {
 			case <-ctx.Done():

@@ -220,6 +220,9 @@ func TestExpiredWatchIsAnEvent(t *testing.T) {
 	for i := range 5 { // history from before this server
 		must(st.Write(t.Context(), store.Write{Key: fmt.Sprintf("/registry/other/%d", i)}))(t)
 	}
+	if err := st.Compact(t.Context(), 5); err != nil {
+		t.Fatal(err)
+	}
 	s := apitest.Start(t, apitest.Options{Store: st})
 	a := newPeer(t, s.Admin(t)).do(t, "GET", "/api/v1/events?watch=1&resourceVersion=2", "")
 	var e struct {
