@@ -172,7 +172,7 @@ func (d *Datapath) setNodes() error {
 	if len(d.cfg.NodeAddrs) > 0 {
 		return d.kernel.SetNodes(d.cfg.NodeAddrs)
 	}
-	list, err := d.nl.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := complete(func() ([]netlink.Addr, error) { return d.nl.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("listing the node's addresses: %w", err)
 	}

@@ -45,9 +45,20 @@ func (d *Datapath) linkAddr(name string) (netip.Addr, bool) {
 	return netip.AddrFromSlice(b)
 }
 
+// complete lists again when something changed while the kernel was listing: then the
+// list may lack what is there.
+func complete[T any](list func() ([]T, error)) ([]T, error) {
+	for {
+		all, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+}
+
 // podLinks lists the links of this instance.
 func (d *Datapath) podLinks() ([]podLink, error) {
-	all, err := d.nl.LinkList()
+	all, err := complete(d.nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("listing links: %w", err)
 	}
