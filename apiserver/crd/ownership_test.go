@@ -3,6 +3,8 @@ package crd_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,9 +65,10 @@ func series(t *testing.T, c *cluster, seed uint64, writes int, salt string) stri
 			t.Fatalf("write %d of seed %d: %v", i, seed, err)
 		}
 	}
-	out := ""
+	var entries []string // in an order of their own: the API's goes by the second of each write
 	for _, e := range obj.GetManagedFields() {
-		out += fmt.Sprintln(e.Manager, e.Operation, string(e.FieldsV1.Raw))
+		entries = append(entries, fmt.Sprintln(e.Manager, e.Operation, string(e.FieldsV1.Raw)))
 	}
-	return out
+	slices.Sort(entries)
+	return strings.Join(entries, "")
 }
