@@ -191,10 +191,11 @@ var volatile = []string{"uid", "resourceVersion", "creationTimestamp", "managedF
 // moments are fields that hold the time of the request.
 var moments = regexp.MustCompile(`("(?:lastTransitionTime|lastPhaseTransitionTime|lastUpdateTime|lastProbeTime|timeAdded)":)"[^"]*"`)
 
-var random = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`)
+var random = regexp.MustCompile(`(kube-api-access-|Bad_)[a-z0-9]{5}`) // the volume of a token, a generated name
 
 // verdict reads an answer.
 func verdict(code int, body []byte, sent map[string]any) (*Verdict, error) {
+	body = random.ReplaceAll(body, []byte("${1}x"))
 	v := &Verdict{Code: code}
 	if code >= 300 {
 		var s metav1.Status
@@ -214,7 +215,7 @@ func verdict(code int, body []byte, sent map[string]any) (*Verdict, error) {
 		return v, nil
 	}
 	var obj map[string]any
-	body = moments.ReplaceAll(random.ReplaceAll(body, []byte("kube-api-access-x")), []byte(`$1"now"`))
+	body = moments.ReplaceAll(body, []byte(`$1"now"`))
 	if err := json.Unmarshal(body, &obj); err != nil {
 		return nil, err
 	}

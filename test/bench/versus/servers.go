@@ -4,19 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"knarr.dev/knarr/test/upstream"
 )
 
 // server is a running API server.
@@ -42,7 +41,7 @@ func startKnarr(_ context.Context, o *options) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(2)
+	ports, err := upstream.FreePorts(2)
 	if err != nil {
 		return nil, err
 	}
@@ -91,85 +90,18 @@ func startKnarr(_ context.Context, o *options) (*server, error) {
 	return s, err
 }
 
-// startUpstream starts upstream's kube-apiserver on an etcd, both with their
-// defaults, RBAC as the authorizer.
-func startUpstream(ctx context.Context, o *options) (s *server, err error) {
-	dir, err := os.MkdirTemp("/var/tmp", "knarr-versus-")
+// startUpstream starts upstream's kube-apiserver on an etcd.
+func startUpstream(ctx context.Context, o *options) (*server, error) {
+	up, err := upstream.Start(ctx, o.bin)
 	if err != nil {
 		return nil, err
 	}
-	s = &server{options: o}
-	s.stop = func() {
-		for i := len(s.procs) - 1; i >= 0; i-- {
-			_ = s.procs[i].Process.Signal(syscall.SIGTERM)
-			_ = s.procs[i].Wait()
-		}
-		os.RemoveAll(dir)
-	}
-	defer func() {
-		if err != nil {
-			s.stop()
-		}
-	}()
-	ports, err := freePorts(3)
-	if err != nil {
+	s := &server{options: o, procs: up.Procs, stop: up.Stop}
+	if err := s.connect(up.Config); err != nil {
+		s.stop()
 		return nil, err
 	}
-	in := func(name string) string { return filepath.Join(dir, name) }
-	if err := os.WriteFile(in("tokens.csv"), []byte("versus,admin,admin,system:masters\n"), 0o600); err != nil {
-		return nil, err
-	}
-	if out, err := exec.CommandContext(ctx, "openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", in("sa.key")).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("make a key: %w: %s", err, out)
-	}
-	etcd := fmt.Sprintf("http://127.0.0.1:%d", ports[0])
-	if err := s.launch(ctx, in("etcd.log"), filepath.Join(o.bin, "etcd"), "--data-dir", in("etcd"), "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
-		"--listen-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", ports[1])); err != nil {
-		return nil, err
-	}
-	if err := s.launch(ctx, in("apiserver.log"), filepath.Join(o.bin, "kube-apiserver"), "--etcd-servers="+etcd, "--cert-dir="+in("certs"), "--bind-address=127.0.0.1",
-		fmt.Sprintf("--secure-port=%d", ports[2]), "--token-auth-file="+in("tokens.csv"), "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16",
-		"--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--service-account-signing-key-file="+in("sa.key"), "--service-account-key-file="+in("sa.key")); err != nil {
-		return nil, err
-	}
-	// On loopback and of our own making: its self-signed certificate need not be checked.
-	if err := s.connect(&rest.Config{Host: fmt.Sprintf("https://127.0.0.1:%d", ports[2]), BearerToken: "versus", TLSClientConfig: rest.TLSClientConfig{Insecure: true}}); err != nil {
-		return nil, err
-	}
-	return s, s.ready(ctx, in("apiserver.log"))
-}
-
-func (s *server) launch(ctx context.Context, log, program string, args ...string) error {
-	f, err := os.Create(log)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	c := exec.CommandContext(ctx, program, args...)
-	c.Stdout, c.Stderr = f, f
-	if err := c.Start(); err != nil {
-		return fmt.Errorf("%s: %w: make record builds it", program, err)
-	}
-	s.procs = append(s.procs, c)
-	return nil
-}
-
-func (s *server) ready(ctx context.Context, log string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for tick := time.NewTicker(100 * time.Millisecond); ; {
-		var code int
-		s.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).StatusCode(&code)
-		if code == http.StatusOK {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			b, _ := os.ReadFile(log)
-			return fmt.Errorf("upstream's API server is not ready after a minute:\n%s", b[max(0, len(b)-3000):])
-		}
-	}
+	return s, nil
 }
 
 // cpu is the user and system time of the server's processes.
@@ -208,17 +140,4 @@ func (s *server) rss() (pss, anon int, err error) {
 		}
 	}
 	return pss, anon, nil
-}
-
-func freePorts(n int) ([]int, error) {
-	var out []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
-	}
-	return out, nil
 }
