@@ -83,6 +83,7 @@ func (a *Aggregator) sync(ctx context.Context) time.Duration {
 	present := map[string]bool{}
 	var wait time.Duration
 	changed := false
+	var news []func()
 	for _, s := range a.all() {
 		if s.Spec.Service == nil {
 			a.report(ctx, s, condition{apiregv1.ConditionTrue, "Local", "Local APIServices are always available"})
@@ -105,7 +106,7 @@ func (a *Aggregator) sync(ctx context.Context) time.Duration {
 		if ok := c.status == apiregv1.ConditionTrue; ok != r.available || r.fresh {
 			r.available, r.fresh, changed = ok, false, true
 		}
-		a.report(ctx, s, *c)
+		news = append(news, func() { a.report(ctx, s, *c) })
 	}
 	for name, r := range a.state {
 		if !present[name] {
@@ -116,6 +117,10 @@ func (a *Aggregator) sync(ctx context.Context) time.Duration {
 	}
 	if changed {
 		a.publish()
+	}
+	// What the conditions say holds for requests by the time that they are seen.
+	for _, tell := range news {
+		tell()
 	}
 	return wait
 }

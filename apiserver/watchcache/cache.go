@@ -78,7 +78,9 @@ type Cache struct {
 	first    int
 	floor    int64 // events up to this revision may be missing from the ring
 	watchers map[*Watcher]struct{}
-	epoch    int // raised when the kind behind the cache changes
+	epoch    int      // raised when the kind behind the cache changes
+	rest     []*Event // the ring of the epoch before, from number restAt on
+	restAt   int
 
 	mode   mode
 	late   []store.Event // kept while the cache is being filled
@@ -287,6 +289,12 @@ func (w *Watcher) Poll() ([]*Event, error) {
 	w.c.mu.RLock()
 	defer w.c.mu.RUnlock()
 	if w.epoch != w.c.epoch {
+		// What happened before the end is told before the end.
+		if i := w.next - w.c.restAt; w.epoch+1 == w.c.epoch && i >= 0 && i < len(w.c.rest) {
+			w.next = w.c.restAt + len(w.c.rest)
+			w.wake()
+			return w.c.rest[i:], nil
+		}
 		return nil, ErrEnded
 	}
 	if w.next < w.c.first {

@@ -121,6 +121,7 @@ func (c *Cache) replace(items []*Item, revision int64) {
 		}
 	}
 	c.tree, c.snapshot = tree, nil
+	c.rest, c.restAt = c.ring, c.first // for watchers that have not seen all of it
 	c.first += len(c.ring)
 	c.ring = nil
 	c.floor, c.filled = revision, revision

@@ -124,7 +124,13 @@ func TestDetachEndsWatchers(t *testing.T) {
 	if events, err := w.Next(t.Context()); err != nil || len(events) != 1 || events[0].Type != Added {
 		t.Fatalf("events %v %v", events, err)
 	}
+	if err := h.Wait(t.Context(), write(t, s, k, "last", false)); err != nil {
+		t.Fatal(err)
+	}
 	h.Detach(k)
+	if events, err := w.Next(t.Context()); err != nil || len(events) != 1 || events[0].Type != Added {
+		t.Errorf("what happened before the detachment: %v %v", events, err)
+	}
 	if _, err := w.Next(t.Context()); !errors.Is(err, ErrEnded) {
 		t.Errorf("after the detachment: %v", err)
 	}
@@ -138,7 +144,7 @@ func TestDetachEndsWatchers(t *testing.T) {
 		t.Errorf("%d objects in a detached cache after a write", c.Len())
 	}
 	again, err := h.Attach(t.Context(), k)
-	if err != nil || again != c || c.Len() != 2 {
+	if err != nil || again != c || c.Len() != 3 {
 		t.Errorf("attached again: %v %v, %d objects", again == c, err, c.Len())
 	}
 	if _, err := c.Watch(1); !errors.Is(err, ErrExpired) {

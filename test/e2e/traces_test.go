@@ -21,9 +21,11 @@ import (
 
 func nopLogger() *log.Logger { return log.New(io.Discard, "", 0) }
 
-// The kernel takes a moment to let go of namespaces and programs that nobody
-// uses any more.
-const kernelGrace = 10 * time.Second
+// The kernel takes a while to let go of what nobody uses any more: a closed
+// connection whose peer is gone tries to say so for about 100 s (8 times, each
+// after twice the time) and holds its namespace and the programs of its control
+// group as long.
+const kernelGrace = 150 * time.Second
 
 // noTraces fails the test if anything of the cluster is left on the machine:
 // mounts, control groups, links, addresses, routes, nftables tables, processes,
@@ -35,6 +37,7 @@ func (c *cluster) noTraces(programs map[ebpf.ProgramID]bool) {
 		if left = c.traces(programs); len(left) == 0 {
 			return
 		}
+		time.Sleep(50 * time.Millisecond)
 	}
 	c.t.Errorf("left behind on this machine:\n%s", strings.Join(left, "\n"))
 }
