@@ -118,6 +118,8 @@ type Actor struct {
 	graceSet   bool
 	adopted    bool
 	writeDelay time.Duration
+	told       *corev1.PodStatus // last written; nil: nothing yet
+	foreign    time.Time         // since when the API has what somebody else wrote; zero: it has not
 	timeline   *timeline
 }
 

@@ -29,6 +29,9 @@ const (
 	// being made: most run by then, and a write less for each pod counts when
 	// many start at once.
 	quietStart = 100 * time.Millisecond
+	// reconcileAfter is for how long a status that somebody else wrote stands while
+	// the pod has no news of its own, as with kubelets.
+	reconcileAfter = 10 * time.Second
 )
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
@@ -40,9 +43,34 @@ func (a *Actor) key() client.Key {
 // compute returns the status that the pod ought to show now.
 func (a *Actor) compute() corev1.PodStatus {
 	return status.Compute(status.Input{
-		Pod: a.pod, View: a.view, Waiting: a.held(), Started: a.started, Ready: a.ready, Messages: a.messages,
+		Pod: a.basis(), View: a.view, Waiting: a.held(), Started: a.started, Ready: a.ready, Messages: a.messages,
 		NodeIPs: a.d.NodeIPs, Terminal: a.terminal, Resize: a.resizing, Memory: a.d.Memory, Stopped: a.stopped, Now: a.d.Clock.Now(),
 	})
+}
+
+// basis is the pod as the agent told of it last, and beside that as others want it.
+func (a *Actor) basis() *corev1.Pod {
+	if a.told == nil {
+		return a.pod
+	}
+	pod := *a.pod
+	pod.Status = status.Foreign(a.told, &a.pod.Status)
+	return &pod
+}
+
+// tolerated tells whether the API's status differs from want by what somebody else
+// wrote alone, which is corrected only after a while.
+func (a *Actor) tolerated(want corev1.PodStatus) bool {
+	if a.told == nil || a.stopping || !equality.Semantic.DeepEqual(want, a.basis().Status) {
+		return false
+	}
+	now := a.d.Clock.Now()
+	if a.foreign.IsZero() {
+		a.foreign = now
+	}
+	until := a.foreign.Add(reconcileAfter)
+	a.at(until)
+	return now.Before(until)
 }
 
 // held are the containers that are not to be shown as running yet. The runtime may
@@ -81,7 +109,10 @@ func (a *Actor) writeStatus() {
 		return
 	}
 	if equality.Semantic.DeepEqual(want, a.pod.Status) {
-		a.acked = true
+		a.acked, a.foreign = true, time.Time{}
+		return
+	}
+	if a.tolerated(want) {
 		return
 	}
 	if until := a.retry["\x00status"]; a.d.Clock.Now().Before(until) {
@@ -95,7 +126,7 @@ func (a *Actor) writeStatus() {
 	pod := a.pod
 	a.do("status", false, func(ctx context.Context) func() {
 		got, err := patchStatus(ctx, a.d.Client, pod, want)
-		return func() { a.wrote(got, err) }
+		return func() { a.wrote(got, &want, err) }
 	})
 }
 
@@ -113,10 +144,10 @@ func (a *Actor) untold(want corev1.PodStatus) bool {
 }
 
 // wrote applies the outcome of a status write.
-func (a *Actor) wrote(got *corev1.Pod, err error) {
+func (a *Actor) wrote(got *corev1.Pod, told *corev1.PodStatus, err error) {
 	switch {
 	case err == nil:
-		a.writeDelay = 0
+		a.told, a.foreign, a.writeDelay = told, time.Time{}, 0
 		delete(a.retry, "\x00status")
 		a.accept(got)
 		a.timed(got)
