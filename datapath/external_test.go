@@ -121,6 +121,35 @@ func TestNodePort(t *testing.T) {
 	}
 }
 
+// A frontend may be the node's loopback alone: other addresses of the node and pods'
+// own loopback do not lead there.
+func TestLoopbackFrontend(t *testing.T) {
+	d := node(t)
+	a, b, c := newPod(t, d, "a"), newPod(t, d, "b"), newPod(t, d, "c")
+	a.serve(t, "tcp", 8080, "a")
+	b.serve(t, "tcp", 8080, "b")
+	local, all := tcpService("local", vip, 80, a.backend(8080)), tcpService("all", "10.212.0.11", 80, b.backend(8080))
+	local.IPs, local.ExternalIPs, local.Port = nil, []netip.Addr{netip.MustParseAddr("127.0.0.1")}, 30082
+	all.NodePort = 30083
+	set(t, d, local, all)
+	if name, seen, err := (testNS{}).ask("127.0.0.1:30082"); name != "a" || seen != d.Gateway().String() {
+		t.Errorf("node by loopback: %q saw %q, %v", name, seen, err)
+	}
+	if name, _, err := (testNS{}).ask("127.0.0.1:30083"); name != "b" {
+		t.Errorf("a port of all addresses, by loopback: %q, %v", name, err)
+	}
+	for what, try := range map[string]func() (net.Conn, error){
+		"a pod's loopback":             func() (net.Conn, error) { return c.dial("tcp4", "127.0.0.1:30082") },
+		"another address of the node":  func() (net.Conn, error) { return (testNS{}).dial("tcp4", d.Gateway().String()+":30082") },
+		"the node's, asked from a pod": func() (net.Conn, error) { return c.dial("tcp4", d.Gateway().String()+":30082") },
+	} {
+		if conn, err := try(); err == nil {
+			conn.Close()
+			t.Errorf("%s leads to the node's loopback frontend", what)
+		}
+	}
+}
+
 // addRoute sends addr by way of the gateway inside ns.
 func addRoute(ns testNS, addr, gw string) error {
 	h, err := netlink.NewHandleAt(ns.h)

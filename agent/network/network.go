@@ -44,12 +44,14 @@ type Network struct {
 	cfg      Config
 	services client.Cache
 	slices   client.Cache
+	pods     client.Cache // of this node
 	nodes    client.Cache // nil if Remote
 	kick     chan struct{}
 	applied  chan struct{} // something is to be published
 
 	mu       sync.Mutex
 	dirty    map[types.NamespacedName]bool
+	ported   map[types.NamespacedName]bool // pods whose host ports are to be compiled
 	barriers []chan struct{}
 	seen     uint64 // last revision of slices that an event told
 	tell     bool   // other nodes wait for it
@@ -57,6 +59,7 @@ type Network struct {
 
 	// only Run's goroutine uses these
 	compiled map[types.NamespacedName][]spec.Service
+	ports    map[types.NamespacedName][]spec.Service // by pod
 	failed   string
 }
 
@@ -64,7 +67,9 @@ type Network struct {
 func New(cfg Config) *Network {
 	n := &Network{
 		cfg: cfg, services: cfg.Client.Cache(client.Services, ""), slices: cfg.Client.Cache(client.EndpointSlices, ""),
-		kick: make(chan struct{}, 1), applied: make(chan struct{}, 1), tell: true, dirty: map[types.NamespacedName]bool{}, compiled: map[types.NamespacedName][]spec.Service{},
+		pods: cfg.Client.Cache(client.Pods, "spec.nodeName="+cfg.NodeName),
+		kick: make(chan struct{}, 1), applied: make(chan struct{}, 1), tell: true, dirty: map[types.NamespacedName]bool{}, ported: map[types.NamespacedName]bool{},
+		compiled: map[types.NamespacedName][]spec.Service{}, ports: map[types.NamespacedName][]spec.Service{},
 	}
 	if !cfg.Remote {
 		n.nodes = cfg.Client.Cache(client.Nodes, "")
@@ -74,7 +79,7 @@ func New(cfg Config) *Network {
 
 // Run applies changes until ctx ends; the kernel's state stays.
 func (n *Network) Run(ctx context.Context) error {
-	for _, c := range []client.Cache{n.services, n.slices} {
+	for _, c := range []client.Cache{n.services, n.slices, n.pods} {
 		if err := c.WaitSynced(ctx); err != nil {
 			return fmt.Errorf("services of the data path: %w", err)
 		}
@@ -82,6 +87,10 @@ func (n *Network) Run(ctx context.Context) error {
 	// The first Set must be whole: an empty one would cut off what runs.
 	n.services.List("", nil, func(o client.Object) bool {
 		n.mark(types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()})
+		return true
+	})
+	n.pods.List("", nil, func(o client.Object) bool {
+		n.notePod(client.Event{Object: o})
 		return true
 	})
 	defer n.services.Subscribe(func(e client.Event) {
@@ -94,6 +103,7 @@ func (n *Network) Run(ctx context.Context) error {
 			n.mark(serviceOf(e.Old))
 		}
 	})()
+	defer n.pods.Subscribe(n.notePod)()
 	if n.nodes != nil {
 		// The first other node makes this one worth waiting for.
 		defer n.nodes.Subscribe(func(e client.Event) {
@@ -129,22 +139,40 @@ func (n *Network) mark(key types.NamespacedName) {
 	n.wake()
 }
 
+// notePod marks a pod that takes ports of the node.
+func (n *Network) notePod(e client.Event) {
+	pod, ok := e.Object.(*corev1.Pod)
+	if !ok || !takesHostPorts(pod) {
+		return
+	}
+	n.mu.Lock()
+	n.ported[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = true
+	n.mu.Unlock()
+	n.wake()
+}
+
 func (n *Network) wake() { signal(n.kick) }
 
 // apply compiles what changed and sets the whole state.
 func (n *Network) apply(ctx context.Context) {
 	n.mu.Lock()
 	dirty, barriers := n.dirty, n.barriers
-	n.dirty, n.barriers = map[types.NamespacedName]bool{}, nil
+	ported := n.ported
+	n.dirty, n.ported, n.barriers = map[types.NamespacedName]bool{}, map[types.NamespacedName]bool{}, nil
 	seen, tell := n.seen, n.tell
 	n.tell = false
 	n.mu.Unlock()
 	for key := range dirty {
 		n.compile(key)
 	}
+	for key := range ported {
+		n.compilePorts(key)
+	}
 	var state spec.State
-	for _, list := range n.compiled {
-		state.Services = append(state.Services, list...)
+	for _, all := range []map[types.NamespacedName][]spec.Service{n.compiled, n.ports} {
+		for _, list := range all {
+			state.Services = append(state.Services, list...)
+		}
 	}
 	err := n.cfg.Dataplane.Set(ctx, state)
 	n.report(err)
@@ -184,6 +212,19 @@ func (n *Network) compile(key types.NamespacedName) {
 		return
 	}
 	n.compiled[key] = list
+}
+
+func (n *Network) compilePorts(key types.NamespacedName) {
+	pod, ok := client.Cached[*corev1.Pod](n.pods, key.Namespace, key.Name)
+	var list []spec.Service
+	if ok {
+		list = HostPorts(pod)
+	}
+	if len(list) == 0 {
+		delete(n.ports, key)
+		return
+	}
+	n.ports[key] = list
 }
 
 func (n *Network) slicesOf(key types.NamespacedName) []*discoveryv1.EndpointSlice {

@@ -171,20 +171,19 @@ static __always_inline struct target *find(struct bpf_sock_addr *ctx, const stru
 	bool self = is_self(dst->addr);
 	struct target *t;
 
-	if (!self) {
-		__builtin_memcpy(key.addr, dst->addr, sizeof(key.addr));
-		t = bpf_map_lookup_elem(&services, &key);
-		if (t)
-			return t;
-	}
+	// A pod's loopback is its own: only the node's may be a frontend.
+	if (self && !on_host(ctx))
+		return NULL;
+	__builtin_memcpy(key.addr, dst->addr, sizeof(key.addr));
+	t = bpf_map_lookup_elem(&services, &key);
+	if (t)
+		return t;
 	__builtin_memset(key.addr, 0, sizeof(key.addr));
 	if (is_mapped(dst->addr))
 		key.addr[2] = bpf_htonl(0xffff);
 	t = bpf_map_lookup_elem(&services, &key);
-	if (!t)
-		return NULL;
-	if (self)
-		return on_host(ctx) ? t : NULL;
+	if (!t || self)
+		return t;
 	return bpf_map_lookup_elem(&nodes, dst->addr) ? t : NULL;
 }
 
