@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -85,6 +86,12 @@ func asJSON(b []byte, contentType string) []byte {
 		return nil
 	case ok && media == codec.YAML:
 		out, err := yaml.YAMLToJSON(b)
+		if err != nil {
+			return nil
+		}
+		return out
+	case ok && media == codec.CBOR, strings.HasSuffix(media, "+cbor"):
+		out, err := codec.CBORToJSON(b)
 		if err != nil {
 			return nil
 		}

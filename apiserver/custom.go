@@ -23,7 +23,7 @@ func decodeCustom(w http.ResponseWriter, r *http.Request, q *registry.Request) (
 	}
 	if media == codec.Protobuf {
 		return nil, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", noResource, "",
-			"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml", 0, false)
+			"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/cbor", 0, false)
 	}
 	mode, err := fieldValidation(r)
 	if err != nil {
@@ -41,6 +41,13 @@ func decodeCustom(w http.ResponseWriter, r *http.Request, q *registry.Request) (
 		if data, err = yaml.YAMLToJSON(data); err != nil {
 			return nil, decodeError(gvk, nil, data, err)
 		}
+	}
+	if media == codec.CBOR {
+		j, err := codec.CBORToJSON(data)
+		if err != nil {
+			return nil, decodeError(gvk, nil, data, err)
+		}
+		data = j
 	}
 	obj, more, err := q.Resource.Custom.Decode(data, strict)
 	if err != nil {

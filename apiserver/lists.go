@@ -41,6 +41,15 @@ func (s *Server) writeList(w http.ResponseWriter, r *http.Request, f format, res
 		writeObject(w, r, http.StatusOK, f, p)
 		return
 	}
+	if f.media == codec.CBOR {
+		parts, err := cborList(res, l.Items, &meta)
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		writeBody(w, r, http.StatusOK, codec.CBOR, parts...)
+		return
+	}
 	if f.media == codec.Protobuf {
 		parts, err := protoList(res, l.Items, &meta)
 		if err != nil {
@@ -144,6 +153,33 @@ func protoList(res *registry.Resource, items []*watchcache.Item, meta *metav1.Li
 	}
 	parts[0] = open
 	return append(parts, end), nil
+}
+
+// cborList lines up the objects' CBOR.
+func cborList(res *registry.Resource, items []*watchcache.Item, meta *metav1.ListMeta) ([][]byte, error) {
+	head, err := codec.MarshalCBOR(meta)
+	if err != nil {
+		return nil, err
+	}
+	parts := make([][]byte, 1, len(items)+1)
+	parts[0] = codec.OpenCBORList(res.ListKind, res.GVK().GroupVersion().String(), head, len(items))
+	for _, it := range items {
+		b, err := itemCBOR(res, it)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, b)
+	}
+	return parts, nil
+}
+
+// itemCBOR encodes anew each time: clients of CBOR are few.
+func itemCBOR(res *registry.Resource, it *watchcache.Item) ([]byte, error) {
+	v, err := res.View(it.Object)
+	if err != nil {
+		return nil, err
+	}
+	return codec.EncodeCBOR(v)
 }
 
 // appendTag begins a length-delimited field.

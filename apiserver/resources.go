@@ -185,7 +185,7 @@ func writeOptions(r *http.Request, q *registry.Request, verb string) error {
 		return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind(optionsKind(verb)).GroupKind(), "", field.ErrorList{
 			field.TooLong(field.NewPath("fieldManager"), q.FieldManager, 128)})
 	}
-	if q.FieldManager == "" && r.Header.Get("Content-Type") != string(types.ApplyPatchType) {
+	if q.FieldManager == "" && !strings.HasPrefix(r.Header.Get("Content-Type"), "application/apply-patch+") {
 		q.FieldManager = managerOf(r.UserAgent())
 	}
 	return nil
@@ -297,7 +297,7 @@ func body(w http.ResponseWriter, r *http.Request) (data []byte, media string, er
 	media, ok := codec.MediaType(r.Header.Get("Content-Type"))
 	if !ok {
 		return nil, "", apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", noResource, "",
-			"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf", 0, false)
+			"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf, application/cbor", 0, false)
 	}
 	return data, media, nil
 }
@@ -426,10 +426,10 @@ func patchOf(w http.ResponseWriter, r *http.Request) (p registry.Patch, err erro
 	}
 	p.Type = types.PatchType(media)
 	switch p.Type {
-	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType:
+	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType, types.ApplyCBORPatchType:
 	default:
 		return p, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", noResource, "",
-			"the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml", 0, false)
+			"the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor", 0, false)
 	}
 	if p.Validation, err = fieldValidation(r); err != nil {
 		return p, err
@@ -437,6 +437,12 @@ func patchOf(w http.ResponseWriter, r *http.Request) (p registry.Patch, err erro
 	p.Data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		return p, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+	}
+	if p.Type == types.ApplyCBORPatchType { // from here on, as if it had been JSON
+		if p.Data, err = codec.CBORToJSON(p.Data); err != nil {
+			return p, apierrors.NewBadRequest(fmt.Sprintf("error decoding CBOR: %v", err))
+		}
+		p.Type = types.ApplyYAMLPatchType
 	}
 	return p, nil
 }

@@ -122,6 +122,15 @@ func writeObject(w http.ResponseWriter, r *http.Request, code int, f format, obj
 		}
 		f.media = codec.JSON
 	}
+	if f.media == codec.CBOR {
+		b, err := codec.EncodeCBOR(obj)
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		writeBody(w, r, code, codec.CBOR, b)
+		return
+	}
 	b, err := watchcache.EncodeJSON(obj)
 	if err != nil {
 		writeError(w, r, err)
@@ -184,6 +193,8 @@ func (s *Server) writeItem(w http.ResponseWriter, r *http.Request, code int, f f
 			return
 		}
 		writeObject(w, r, code, f, v)
+	case f.media == codec.CBOR:
+		writeObject(w, r, code, f, it.Object)
 	case f.media == codec.Protobuf:
 		raw, err := it.Protobuf()
 		if err == nil && raw != nil {

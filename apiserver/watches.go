@@ -32,6 +32,7 @@ const (
 const (
 	slotJSON = iota
 	slotProto
+	slotCBOR
 )
 
 // serveWatch streams changes until the client leaves or the time is up.
@@ -45,8 +46,8 @@ func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, q registry.R
 	initial := isTrue(query.Get("sendInitialEvents"))
 	o.NoInitial = query.Has("sendInitialEvents") && !initial
 	watch, err := s.reg.Watch(r.Context(), q, o, initial)
-	if q.Resource.Custom != nil {
-		f.media = codec.JSON // there is no other form
+	if q.Resource.Custom != nil && f.media == codec.Protobuf {
+		f.media = codec.JSON // there is no such form
 	}
 	e := &eventWriter{s: s, w: w, r: r, f: f, res: q.Resource}
 	if apierrors.IsResourceExpired(err) { // an event, not an answer, as in Kubernetes
@@ -83,12 +84,15 @@ type eventWriter struct {
 }
 
 func (e *eventWriter) start() {
-	if e.f.media != codec.Protobuf || e.f.as != "" {
+	if e.f.media == codec.YAML || e.f.media == codec.Protobuf && e.f.as != "" {
 		e.f.media = codec.JSON
 	}
 	media := e.f.media
-	if media == codec.Protobuf {
+	switch media {
+	case codec.Protobuf:
 		media += ";stream=watch"
+	case codec.CBOR:
+		media = codec.CBORSequence
 	}
 	e.w.Header().Set("Content-Type", media)
 	e.w.Header().Set("Cache-Control", "no-cache, private")
@@ -179,10 +183,7 @@ func (e *eventWriter) event(ctx context.Context, t watchcache.EventType, ev *wat
 		return err
 	}
 	if t == ev.Type && e.f.as == "" && !e.res.IsView() && shown[0] == ev.Item {
-		slot, encode := slotJSON, jsonFrame
-		if e.f.media == codec.Protobuf {
-			slot, encode = slotProto, protoFrame
-		}
+		slot, encode := e.frame()
 		b, err := ev.Frame(slot, func(ev *watchcache.Event) ([]byte, error) { return encode(e.res, ev.Type, ev.Item) })
 		if err != nil {
 			return err
@@ -195,10 +196,7 @@ func (e *eventWriter) event(ctx context.Context, t watchcache.EventType, ev *wat
 
 func (e *eventWriter) add(t watchcache.EventType, it *watchcache.Item) error {
 	if e.f.as == "" {
-		encode := jsonFrame
-		if e.f.media == codec.Protobuf {
-			encode = protoFrame
-		}
+		_, encode := e.frame()
 		b, err := encode(e.res, t, it)
 		e.buf = append(e.buf, b...)
 		return err
@@ -212,12 +210,42 @@ func (e *eventWriter) add(t watchcache.EventType, it *watchcache.Item) error {
 		table.ResourceVersion = it.Object.GetResourceVersion()
 		obj = table
 	}
+	if e.f.media == codec.CBOR {
+		b, err := codec.EncodeCBOR(obj)
+		if err != nil {
+			return err
+		}
+		e.buf = append(e.buf, codec.CBOREvent(string(t), b)...)
+		return nil
+	}
 	b, err := watchcache.EncodeJSON(obj)
 	if err != nil {
 		return err
 	}
 	e.buf = appendJSONFrame(e.buf, t, b)
 	return nil
+}
+
+type frame func(res *registry.Resource, t watchcache.EventType, it *watchcache.Item) ([]byte, error)
+
+// frame is how events are encoded for this client, and the slot that keeps them
+// for others.
+func (e *eventWriter) frame() (slot int, encode frame) {
+	switch e.f.media {
+	case codec.Protobuf:
+		return slotProto, protoFrame
+	case codec.CBOR:
+		return slotCBOR, cborFrame
+	}
+	return slotJSON, jsonFrame
+}
+
+func cborFrame(res *registry.Resource, t watchcache.EventType, it *watchcache.Item) ([]byte, error) {
+	b, err := itemCBOR(res, it)
+	if err != nil {
+		return nil, err
+	}
+	return codec.CBOREvent(string(t), b), nil
 }
 
 func appendJSONFrame(buf []byte, t watchcache.EventType, object []byte) []byte {
@@ -286,6 +314,12 @@ func (e *eventWriter) bookmark(revision int64, initialEnd bool) {
 // fail adds an ERROR event, after which the watch ends.
 func (e *eventWriter) fail(err error) {
 	status := statusOf(err)
+	if e.f.media == codec.CBOR {
+		if b, err := codec.EncodeCBOR(status); err == nil {
+			e.buf = append(e.buf, codec.CBOREvent("ERROR", b)...)
+		}
+		return
+	}
 	if e.f.media == codec.Protobuf {
 		raw, err := status.Marshal()
 		if err == nil {

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	jsonserializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -141,7 +142,7 @@ func MediaType(contentType string) (media string, ok bool) {
 		return contentType, false
 	}
 	switch m {
-	case JSON, Protobuf:
+	case JSON, Protobuf, CBOR:
 		return m, true
 	case YAML, "application/x-yaml", "text/yaml":
 		return YAML, true
@@ -153,10 +154,22 @@ func MediaType(contentType string) (media string, ok bool) {
 // like. gvk is what the body is if it does not say. strict returns unknown and
 // duplicate fields as a runtime.StrictDecodingError together with the object.
 func Decode(body []byte, media string, gvk schema.GroupVersionKind, into runtime.Object, strict bool) (runtime.Object, *schema.GroupVersionKind, error) {
+	if media == CBOR && !scheme.Scheme.Recognizes(gvk) {
+		// The library reads registered types alone.
+		var err error
+		if body, err = CBORToJSON(body); err != nil {
+			return nil, nil, err
+		}
+		media = JSON
+	}
 	var d runtime.Decoder
 	switch {
 	case media == Protobuf:
 		d = proto
+	case media == CBOR && strict:
+		d = cborStrict
+	case media == CBOR:
+		d = cborLenient
 	case media == YAML && strict:
 		d = yamlStrict
 	case media == YAML:
@@ -182,6 +195,9 @@ func DecodeOptions(body []byte, media string, gvk schema.GroupVersionKind, into 
 	if scheme.Scheme.Recognizes(gvk) {
 		_, _, err := Decode(body, media, gvk, into, false)
 		return err
+	}
+	if media == CBOR {
+		return direct.Unmarshal(body, into)
 	}
 	if media != Protobuf {
 		return yaml.Unmarshal(body, into) // JSON is YAML

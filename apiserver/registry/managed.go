@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -137,7 +136,7 @@ func (r *Registry) manage(q *Request, old kind.Object, obj *kind.Object) error {
 }
 
 // apply merges an apply configuration into live (nil: the object is new).
-func (r *Registry) apply(_ context.Context, q *Request, live kind.Object, config runtime.Object) (kind.Object, error) {
+func (r *Registry) apply(q *Request, live kind.Object, config runtime.Object) (kind.Object, error) {
 	m, err := r.manager(q.Resource.hub, q.Subresource)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -239,12 +240,12 @@ func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchca
 	if config.GetManagedFields() != nil {
 		return nil, false, apierrors.NewBadRequest("metadata.managedFields must be nil")
 	}
-	typed, err := checkApplied(&q, p, media)
-	if err != nil {
-		return nil, false, err
+	a := &applying{r: r, q: &q, p: p, media: media, config: config}
+	if media == codec.JSON {
+		a.plain = newPlainApply(&q, p.Data, config.Object)
 	}
-	if q.Resource.IsView() && q.Resource.Custom == nil {
-		if config, err = storedConfig(&q, typed, config); err != nil {
+	if a.plain == nil { // else a configuration at fault goes the general way later
+		if err := a.check(); err != nil {
 			return nil, false, err
 		}
 	}
@@ -258,7 +259,7 @@ func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchca
 				return nil, false, apierrors.NewConflict(q.Resource.GroupResource(), q.Name,
 					fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", config.GetUID()))
 			}
-			obj, err := r.apply(ctx, &q, q.Resource.hub.New(), config)
+			obj, err := a.to(q.Resource.hub.New())
 			if err != nil {
 				return nil, false, err
 			}
@@ -270,7 +271,7 @@ func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchca
 			return it, true, err
 		}
 		it, err := r.modify(ctx, &q, func(old kind.Object) (kind.Object, error) {
-			obj, err := r.apply(ctx, &q, old.DeepCopyObject().(kind.Object), config.DeepCopy())
+			obj, err := a.to(old)
 			if err != nil {
 				return nil, err
 			}
@@ -281,6 +282,55 @@ func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchca
 		})
 		return it, false, err
 	}
+}
+
+// applying is one server-side apply.
+type applying struct {
+	r      *Registry
+	q      *Request
+	p      Patch
+	media  string
+	config *unstructured.Unstructured
+	stored *unstructured.Unstructured // config in the version that is stored; nil: not checked yet
+	plain  *plainApply                // nil: only the general way will do
+}
+
+// check finds what is wrong with the configuration.
+func (a *applying) check() error {
+	if a.stored != nil {
+		return nil
+	}
+	typed, err := checkApplied(a.q, a.p, a.media)
+	if err != nil {
+		return err
+	}
+	a.stored = a.config
+	if a.q.Resource.IsView() && a.q.Resource.Custom == nil {
+		a.stored, err = storedConfig(a.q, typed, a.config)
+	}
+	return err
+}
+
+// to returns live, which it does not change, with the configuration applied.
+func (a *applying) to(live kind.Object) (kind.Object, error) {
+	var short kind.Object
+	var key [sha256.Size]byte
+	if a.plain != nil {
+		var known bool
+		if short, key, known = a.plain.apply(a.r, live); known {
+			return short, nil
+		}
+	}
+	if err := a.check(); err != nil {
+		return nil, err
+	}
+	live = live.DeepCopyObject().(kind.Object)
+	before := live.GetManagedFields()
+	obj, err := a.r.apply(a.q, live, a.stored.DeepCopy())
+	if short != nil && err == nil {
+		a.plain.learn(a.r, key, before, short, obj)
+	}
+	return obj, err
 }
 
 // storedConfig is an apply configuration of a view in the version that is stored,

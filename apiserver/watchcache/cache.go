@@ -36,7 +36,7 @@ type Event struct {
 	Revision int64
 
 	at     time.Time
-	frames [2]atomic.Pointer[[]byte]
+	frames [3]atomic.Pointer[[]byte]
 }
 
 // Frame returns the event's bytes in encoding slot n, made once by encode.
