@@ -65,7 +65,9 @@ func api(ctx context.Context, c *cluster) ([]row, error) {
 		{"server-side apply, 64", 64, apply, ">= 5000/s"},
 		{"merge patch, 64", 64, patch, ">= 6000/s"},
 	} {
+		stop := c.profileCPU(ctx, "api, "+m.what, apiWindow)
 		r, err := rate(c, m.workers, m.do)
+		stop()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", m.what, err)
 		}

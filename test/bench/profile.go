@@ -7,23 +7,37 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"k8s.io/client-go/rest"
 )
 
-// profile takes a CPU profile until stop is called, then profiles of heap,
-// allocations and goroutines and an execution trace, from the node's kubelet API.
-func (c *cluster) profile(ctx context.Context, name string) (stop func()) {
+// profileCPU takes a CPU profile of the next moments; stop waits for it.
+func (c *cluster) profileCPU(ctx context.Context, name string, window time.Duration) (stop func()) {
 	if c.profiles == "" {
 		return func() {}
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		c.fetch(ctx, "profile?seconds=10", name+".cpu")
+		c.fetch(ctx, fmt.Sprintf("profile?seconds=%.0f", window.Seconds()), name+".cpu")
 	}()
+	return func() { <-done }
+}
+
+// profile takes a CPU profile (of the group api its rows take theirs) and, when stop
+// is called, profiles of heap, allocations and goroutines and an execution trace,
+// from the node's kubelet API.
+func (c *cluster) profile(ctx context.Context, name string) (stop func()) {
+	if c.profiles == "" {
+		return func() {}
+	}
+	cpu := func() {}
+	if name != "api" {
+		cpu = c.profileCPU(ctx, name, 10*time.Second)
+	}
 	return func() {
-		<-done
+		cpu()
 		for _, kind := range []string{"heap", "goroutine", "allocs"} {
 			c.fetch(ctx, kind, name+"."+kind)
 		}

@@ -1,0 +1,105 @@
+package registry
+
+import (
+	"crypto/sha256"
+	"maps"
+	"reflect"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/codec"
+)
+
+// plainApply is the short way of a server-side apply whose configuration only sets
+// values. Where the general way was seen to do no more than that to an object of the
+// same shape (no field taken back, no list merged, nothing replaced as a whole), and
+// to leave these managed fields, it does so to all objects of the shape.
+type plainApply struct {
+	q    *Request
+	data []byte
+	// set is the shape of the configuration: the fields that it owns.
+	set []byte
+}
+
+// newPlainApply returns nil if a configuration, given as JSON and as what that
+// decodes to, cannot go the short way.
+func newPlainApply(q *Request, data []byte, config map[string]any) *plainApply {
+	res := q.Resource
+	if res.IsView() || res.Custom != nil || q.DryRun {
+		return nil
+	}
+	gvk := res.GVK()
+	if config["kind"] != gvk.Kind || config["apiVersion"] != gvk.GroupVersion().String() {
+		return nil
+	}
+	if t := reflect.TypeOf(res.New()); t.Kind() != reflect.Pointer || !plain(t, config) {
+		return nil
+	}
+	s := shape{bytes: make([]byte, 0, 256)}
+	s.text(q.FieldManager)
+	s.configured(config)
+	if q.Force {
+		s.put(1)
+	}
+	return &plainApply{q: q, data: data, set: s.bytes}
+}
+
+// configured adds which fields a configuration sets, and which of them to nothing.
+func (s *shape) configured(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		s.number(len(v))
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			s.text(name)
+			s.configured(v[name])
+		}
+	default:
+		s.put(presence(reflect.ValueOf(v)))
+	}
+}
+
+// apply returns live with the configuration, and the key under which its outcome is
+// remembered; known: it is, and the managed fields are set. obj is nil if this
+// configuration has to go the general way.
+func (p *plainApply) apply(r *Registry, live kind.Object) (obj kind.Object, key [sha256.Size]byte, known bool) {
+	obj = live.DeepCopyObject().(kind.Object)
+	// Strict: a field that is unknown or appears twice is for the general way.
+	out, _, err := codec.Decode(p.data, codec.JSON, p.q.Resource.GVK(), obj, true)
+	if err != nil || out != obj {
+		return nil, key, false
+	}
+	change, ok := ownershipKey(p.q, live, obj)
+	if !ok {
+		return nil, key, false
+	}
+	h := sha256.New()
+	h.Write(change[:])
+	h.Write(p.set)
+	h.Sum(key[:0])
+	if o, ok := r.ownerships.find(key); ok {
+		obj.SetManagedFields(o.entries(live.GetManagedFields(), r.cfg.Now()))
+		return obj, key, true
+	}
+	return obj, key, false
+}
+
+// learn remembers what the general way did to an object with the managed fields
+// before, if the short way does the same to its values.
+func (p *plainApply) learn(r *Registry, key [sha256.Size]byte, before []metav1.ManagedFieldsEntry, short, general kind.Object) {
+	o, ok := ownershipOf(before, general.GetManagedFields())
+	if !ok {
+		return
+	}
+	a, b := short, general.DeepCopyObject().(kind.Object)
+	for _, obj := range []kind.Object{a, b} {
+		codec.SetType(obj, p.q.Resource.GVK())
+		r.default_(p.q.Resource.hub, obj)
+		obj.SetManagedFields(nil)
+	}
+	if equality.Semantic.DeepEqual(a, b) {
+		r.ownerships.keep(key, o)
+	}
+}
