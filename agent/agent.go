@@ -24,9 +24,11 @@ import (
 	"k8s.io/utils/clock"
 
 	"knarr.dev/knarr/agent/images"
+	"knarr.dev/knarr/agent/metrics"
 	"knarr.dev/knarr/agent/node"
 	"knarr.dev/knarr/agent/pod"
 	"knarr.dev/knarr/agent/server"
+	"knarr.dev/knarr/agent/usage"
 	"knarr.dev/knarr/agent/volumes"
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/cri"
@@ -67,6 +69,7 @@ type Config struct {
 	Capacity   corev1.ResourceList
 	NodeLabels map[string]string
 	Version    string // of knarr, as kubeletVersion
+	Commit     string // from which knarr was built
 	Drainer    Drainer
 	// Listen serves the kubelet API; nil: it is not served.
 	Listen    net.Listener
@@ -84,6 +87,7 @@ type Agent struct {
 	node    *node.Reporter
 	objects *objects
 	server  *server.Server
+	usage   *usage.Meter
 }
 
 // New checks the configuration and wires an agent; it does nothing yet.
@@ -114,6 +118,8 @@ func New(cfg Config) (*Agent, error) {
 		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Root: cfg.Root,
 		Clock: cfg.Clock, Log: cfg.Log,
 	})
+	count := metrics.New(cfg.Version, cfg.Commit)
+	cfg.CRI.Observe(count.Operation)
 	a.objects = newObjects(cfg.Client, cfg.EachObject)
 	a.deps = &pod.Deps{
 		Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, Images: images.New(cfg.CRI, cfg.Clock),
@@ -121,7 +127,7 @@ func New(cfg Config) (*Agent, error) {
 			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Images: a.ensureImage, Log: cfg.Log}),
 		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, CgroupRoot: cfg.CgroupRoot, NodeIPs: ips,
 		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Memory: capacity.Memory().Value(),
-		Allocatable: a.node.Allocatable, Clock: cfg.Clock, Log: cfg.Log,
+		Allocatable: a.node.Allocatable, Metrics: count, Clock: cfg.Clock, Log: cfg.Log,
 	}
 	if cfg.Drainer != nil {
 		a.deps.Drainer = cfg.Drainer
@@ -129,8 +135,10 @@ func New(cfg Config) (*Agent, error) {
 	a.pods = newPods(a.deps, cfg.NodeName)
 	a.deps.Admit = a.pods.admit(a.node)
 	a.deps.Resizable = a.pods.resizable(a.node)
+	a.usage = usage.New(usage.Config{NodeName: cfg.NodeName, CRI: cfg.CRI, Pods: a.pods.snapshots, PodDir: a.deps.Volumes.PodDir, LogRoot: cfg.LogRoot, Root: cfg.Root, Clock: cfg.Clock})
 	if cfg.Listen != nil {
 		a.server = server.New(server.Config{
+			Usage: a.usage, Metrics: count, Settings: a.settings(), CgroupRoot: cfg.CgroupRoot,
 			CRI: cfg.CRI, Pods: a.pods.snapshots, Find: a.pods.find, Changed: a.pods.changes, Node: a.node.Node, LogRoot: cfg.LogRoot, NodeName: cfg.NodeName,
 			Authorize: cfg.Authorize, Log: cfg.Log, Clock: cfg.Clock,
 		})
@@ -153,6 +161,22 @@ func defaults(cfg *Config) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// settings is what the agent tells of its configuration, in a kubelet's terms.
+func (a *Agent) settings() map[string]any {
+	dns := []string{}
+	for _, ip := range a.cfg.ClusterDNS {
+		dns = append(dns, ip.String())
+	}
+	return map[string]any{
+		"port": port(a.cfg.Listen), "authentication": map[string]any{"anonymous": map[string]any{"enabled": false}, "webhook": map[string]any{"enabled": true}},
+		"authorization": map[string]any{"mode": "Webhook"}, "clusterDomain": a.cfg.ClusterDomain, "clusterDNS": dns, "maxPods": a.cfg.MaxPods,
+		"cgroupRoot": a.cfg.CgroupRoot, "cgroupsPerQOS": true, "enforceNodeAllocatable": []string{},
+		"nodeStatusUpdateFrequency": "10s", "nodeStatusReportFrequency": "5m0s", "nodeLeaseDurationSeconds": 40,
+		"containerLogMaxSize": "10Mi", "containerLogMaxFiles": maxLogFiles, "serializeImagePulls": false,
+		"imageGCHighThresholdPercent": imagesHigh, "imageGCLowThresholdPercent": imagesLow, "volumeStatsAggPeriod": "0s",
 	}
 }
 

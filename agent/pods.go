@@ -132,6 +132,10 @@ func (p *pods) start(uid string, a *pod.Actor) {
 	p.actors[uid] = a
 	p.wg.Go(func() {
 		a.Run(p.ctx)
+		if p.ctx.Err() == nil {
+			gone, _ := a.Snapshot()
+			p.deps.Metrics.Forget(gone)
+		}
 		p.names.release(types.UID(uid))
 		p.mu.Lock()
 		delete(p.actors, uid)

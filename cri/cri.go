@@ -4,8 +4,13 @@
 package cri
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"path"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -21,7 +26,33 @@ type Client struct {
 	Runtime runtimeapi.RuntimeServiceClient
 	Images  runtimeapi.ImageServiceClient
 
-	close func() error
+	close   func() error
+	observe atomic.Pointer[Observer]
+}
+
+// Observer is told of every finished call: its name, such as RunPodSandbox, how long
+// it took and how it ended. It must be quick and may be called from many goroutines.
+type Observer func(method string, took time.Duration, err error)
+
+// Observe has fn told of all calls that begin from now on.
+func (c *Client) Observe(fn Observer) { c.observe.Store(&fn) }
+
+// observed is a connection that tells the client's observer.
+type observed struct {
+	grpc.ClientConnInterface
+	client *Client
+}
+
+// Invoke implements grpc.ClientConnInterface.
+func (o observed) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	fn := o.client.observe.Load()
+	if fn == nil {
+		return o.ClientConnInterface.Invoke(ctx, method, args, reply, opts...)
+	}
+	start := time.Now()
+	err := o.ClientConnInterface.Invoke(ctx, method, args, reply, opts...)
+	(*fn)(path.Base(method), time.Since(start), err)
+	return err
 }
 
 // Dial prepares a connection to the runtime that listens on endpoint, a Unix
@@ -46,12 +77,29 @@ func Dial(endpoint string) (*Client, error) {
 	return c, nil
 }
 
+// DialBoth is Dial for a runtime whose image service listens elsewhere; an empty
+// images means that it does not.
+func DialBoth(endpoint, images string) (*Client, error) {
+	c, err := Dial(endpoint)
+	if err != nil || images == "" || images == endpoint {
+		return c, err
+	}
+	other, err := Dial(images)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	first := c.close
+	c.Images = other.Images
+	c.close = func() error { return errors.Join(first(), other.Close()) }
+	return c, nil
+}
+
 // New wraps a connection that the caller owns.
 func New(conn grpc.ClientConnInterface) *Client {
-	return &Client{
-		Runtime: runtimeapi.NewRuntimeServiceClient(conn),
-		Images:  runtimeapi.NewImageServiceClient(conn),
-	}
+	c := &Client{}
+	conn = observed{conn, c}
+	c.Runtime, c.Images = runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
+	return c
 }
 
 // Close ends a connection made by Dial.

@@ -31,6 +31,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"knarr.dev/knarr/agent/images"
+	"knarr.dev/knarr/agent/metrics"
 	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/agent/status"
 	"knarr.dev/knarr/agent/view"
@@ -66,6 +67,7 @@ type Deps struct {
 	// Resizable says why the node has no room for the pod as it is wanted now; nil:
 	// it has.
 	Resizable func(*corev1.Pod) *status.Waiting
+	Metrics   *metrics.Metrics // nil: nothing is counted
 	Clock     clock.WithDelayedExecution
 	Log       *slog.Logger
 }
@@ -117,6 +119,7 @@ type Actor struct {
 	grace      time.Duration
 	graceSet   bool
 	adopted    bool
+	resumed    bool // the runtime had it when the agent began
 	writeDelay time.Duration
 	told       *corev1.PodStatus // last written; nil: nothing yet
 	foreign    time.Time         // since when the API has what somebody else wrote; zero: it has not
@@ -143,7 +146,7 @@ type snapshot struct {
 // for nothing.
 func New(d *Deps, pod *corev1.Pod, v *view.Pod) *Actor {
 	a := &Actor{
-		d: d, box: newMailbox(), pod: pod, id: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, own: pod.UID, view: v, adopted: v != nil,
+		d: d, box: newMailbox(), pod: pod, id: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, own: pod.UID, view: v, adopted: v != nil, resumed: v != nil,
 		log:   d.Log.With("pod", pod.Namespace+"/"+pod.Name, "uid", string(pod.UID)),
 		tasks: map[string]*task{}, images: map[string]*pulled{}, waiting: map[string]status.Waiting{},
 		retry: map[string]time.Time{}, crash: map[string]*crash{}, started: map[string]bool{}, ready: map[string]bool{},

@@ -135,8 +135,13 @@ func (a *Actor) probe(w *worker, c *corev1.Container, ct *view.Container) {
 		t.IP = a.d.NodeIPs[0]
 	}
 	timeout := seconds(w.spec.TimeoutSeconds, 1)
+	pod := a.pod
 	a.do("probe/"+w.kind+"/"+ct.Id, true, func(ctx context.Context) func() {
+		begin := a.d.Clock.Now()
 		r, out := probe.Run(ctx, a.d.CRI, t, w.spec.ProbeHandler, timeout)
+		if ctx.Err() == nil {
+			a.d.Metrics.Probed(pod, c.Name, w.kind, outcomes[r], a.d.Clock.Since(begin))
+		}
 		return func() {
 			if !w.stopped && !a.stopping {
 				a.probed(w, c, ct, r, out)
@@ -144,6 +149,9 @@ func (a *Actor) probe(w *worker, c *corev1.Container, ct *view.Container) {
 		}
 	})
 }
+
+// outcomes are the names of results in metrics.
+var outcomes = map[probe.Result]string{probe.Success: "successful", probe.Failure: "failed", probe.Unknown: "unknown"}
 
 // probed counts a result and acts when a threshold is reached.
 func (a *Actor) probed(w *worker, c *corev1.Container, ct *view.Container, r probe.Result, out string) {

@@ -156,6 +156,7 @@ func (a *Actor) runSandbox() func(context.Context) (func(), error) {
 			return nil, err
 		}
 		resp, err := a.d.CRI.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
+		a.d.Metrics.PodStarting(err)
 		if err != nil {
 			return nil, fmt.Errorf("Failed to create pod sandbox: %s", status.Convert(err).Message())
 		}

@@ -117,8 +117,15 @@ func (a *Actor) start(c *corev1.Container) {
 	}
 	s := starting{d: a.d, pod: pod, c: c, image: img.Image, sandbox: sandbox, ips: ips, volumes: a.volumes,
 		attempt: attempt, target: a.targetOf(c.Name), message: a.terminationPath(c.Name, attempt), mark: a.timeline.mark}
+	kind := podspec.ContainerKind(pod, c.Name)
 	a.do("start/"+c.Name, true, func(ctx context.Context) func() {
 		st, err := s.run(ctx)
+		var se *startError
+		if errors.As(err, &se) {
+			a.d.Metrics.ContainerStarted(kind, se.reason)
+		} else if err == nil {
+			a.d.Metrics.ContainerStarted(kind, "")
+		}
 		return func() { a.began(c, sandbox.Id, st, err) }
 	})
 }

@@ -174,6 +174,10 @@ func (a *Actor) timed(pod *corev1.Pod) {
 	}
 	a.timeline.mark("written")
 	if marks := a.timeline.end(); marks != nil {
+		now := a.d.Clock.Now()
+		if !a.resumed {
+			a.d.Metrics.PodRuns(now.Sub(a.timeline.begin), now.Sub(pod.CreationTimestamp.Time))
+		}
 		a.log.LogAttrs(a.ctx, slog.LevelDebug, "the pod runs; time from its arrival at the node to each phase", marks...)
 	}
 }

@@ -123,3 +123,19 @@ func Find(pod *corev1.Pod, name string) *corev1.Container {
 	})
 	return found
 }
+
+// ContainerKind names a container's kind as metrics do: container, init_container or
+// ephemeral_container.
+func ContainerKind(pod *corev1.Pod, name string) string {
+	for i := range pod.Spec.InitContainers {
+		if pod.Spec.InitContainers[i].Name == name {
+			return "init_container"
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		if pod.Spec.EphemeralContainers[i].Name == name {
+			return "ephemeral_container"
+		}
+	}
+	return "container"
+}

@@ -99,7 +99,7 @@ func Quota(milli int64) int64 {
 // guaranteed ones die last, best-effort ones first, the rest by the share of the
 // node's memory (in bytes) that they asked for.
 func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) int64 {
-	if pod.Spec.Priority != nil && *pod.Spec.Priority >= 2000000000 { // system-critical
+	if p := pod.Spec.Priority; p != nil && *p >= systemCritical {
 		return -997
 	}
 	switch QOS(pod) {

@@ -1,76 +1,209 @@
 package server
 
 import (
-	"bytes"
-	"fmt"
 	"net/http"
-	"runtime"
+	"strings"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
-)
+	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
-const textFormat = "text/plain; version=0.0.4; charset=utf-8"
+	"knarr.dev/knarr/agent/podspec"
+)
 
 // resourceMetrics answers what metrics-server reads.
 func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
-	sum, err := s.collect(r.Context())
+	w.Header().Set("Content-Type", textFormat)
+	var e exposition
+	failed := 0.0
+	reading, err := s.cfg.Usage.Read(r.Context())
+	if err != nil {
+		failed = 1
+		s.cfg.Log.Warn("statistics for /metrics/resource", "error", err)
+	} else {
+		resources(&e, &reading.Summary)
+	}
+	e.add("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", &failed, time.Time{})
+	_ = e.write(w) // the client is gone
+}
+
+func resources(e *exposition, sum *stats.Summary) {
+	usage := func(scope, title string, c *stats.CPUStats, m *stats.MemoryStats, sw *stats.SwapStats, labels ...string) {
+		if c != nil {
+			e.add(scope+"_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the "+title+" in core-seconds", seconds(c.UsageCoreNanoSeconds), c.Time.Time, labels...)
+		}
+		if m != nil {
+			e.add(scope+"_memory_working_set_bytes", "gauge", "Current working set of the "+title+" in bytes", number(m.WorkingSetBytes), m.Time.Time, labels...)
+		}
+		if sw != nil {
+			e.add(scope+"_swap_usage_bytes", "gauge", "Current swap usage of the "+title+" in bytes. Reported only on non-windows systems", number(sw.SwapUsageBytes), sw.Time.Time, labels...)
+		}
+	}
+	usage("node", "node", sum.Node.CPU, sum.Node.Memory, sum.Node.Swap)
+	for i := range sum.Pods {
+		p := &sum.Pods[i]
+		usage("pod", "pod", p.CPU, p.Memory, p.Swap, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name)
+		for j := range p.Containers {
+			c := &p.Containers[j]
+			labels := []string{"container", c.Name, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name}
+			usage("container", "container", c.CPU, c.Memory, c.Swap, labels...)
+			if !c.StartTime.IsZero() {
+				began := float64(c.StartTime.UnixNano()) / 1e9
+				e.add("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds", &began, time.Time{}, labels...)
+			}
+		}
+	}
+}
+
+// cadvisorMetrics answers the containers' statistics under cAdvisor's names. A row
+// of a pod as a whole has an empty container.
+func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
+	reading, err := s.cfg.Usage.Read(r.Context())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	var ccpu, cmem, pcpu, pmem, ncpu, nmem bytes.Buffer
-	if c := sum.Node.CPU; c != nil && c.UsageCoreNanoSeconds != nil {
-		fmt.Fprintf(&ncpu, "node_cpu_usage_seconds_total %g %d\n", float64(*c.UsageCoreNanoSeconds)/1e9, c.Time.UnixMilli())
+	pods := map[string]*corev1.Pod{}
+	for _, p := range s.cfg.Pods() {
+		pods[string(p.UID)] = p
 	}
-	if m := sum.Node.Memory; m != nil && m.WorkingSetBytes != nil {
-		fmt.Fprintf(&nmem, "node_memory_working_set_bytes %d %d\n", *m.WorkingSetBytes, m.Time.UnixMilli())
+	var e exposition
+	if n := s.cfg.Node(); n != nil {
+		cores, bytes := float64(n.Status.Capacity.Cpu().Value()), float64(n.Status.Capacity.Memory().Value())
+		e.add("machine_cpu_cores", "gauge", "Number of logical CPU cores.", &cores, time.Time{}, "boot_id", n.Status.NodeInfo.BootID, "machine_id", n.Status.NodeInfo.MachineID, "system_uuid", n.Status.NodeInfo.SystemUUID)
+		e.add("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.", &bytes, time.Time{}, "boot_id", n.Status.NodeInfo.BootID, "machine_id", n.Status.NodeInfo.MachineID, "system_uuid", n.Status.NodeInfo.SystemUUID)
 	}
-	for _, p := range sum.Pods {
-		labels := fmt.Sprintf("namespace=%q,pod=%q", p.PodRef.Namespace, p.PodRef.Name)
-		if p.CPU != nil && p.CPU.UsageCoreNanoSeconds != nil {
-			fmt.Fprintf(&pcpu, "pod_cpu_usage_seconds_total{%s} %g %d\n", labels, float64(*p.CPU.UsageCoreNanoSeconds)/1e9, p.CPU.Time.UnixMilli())
+	root := []string{"container", "", "id", "/", "image", "", "name", "", "namespace", "", "pod", ""}
+	cadvisorUsage(&e, reading.Node.CPU, reading.Node.Memory, reading.Node.Swap, root)
+	for i := range reading.Pods {
+		p := &reading.Pods[i]
+		pod := pods[p.PodRef.UID]
+		if pod == nil {
+			continue
 		}
-		if p.Memory != nil && p.Memory.WorkingSetBytes != nil {
-			fmt.Fprintf(&pmem, "pod_memory_working_set_bytes{%s} %d %d\n", labels, *p.Memory.WorkingSetBytes, p.Memory.Time.UnixMilli())
+		group := podspec.CgroupParent(s.cfg.CgroupRoot, pod)
+		labels := func(container, id, image, name string) []string {
+			return []string{"container", container, "id", id, "image", image, "name", name, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name}
 		}
-		for _, c := range p.Containers {
-			cl := fmt.Sprintf("container=%q,%s", c.Name, labels)
-			if c.CPU != nil && c.CPU.UsageCoreNanoSeconds != nil {
-				fmt.Fprintf(&ccpu, "container_cpu_usage_seconds_total{%s} %g %d\n", cl, float64(*c.CPU.UsageCoreNanoSeconds)/1e9, c.CPU.Time.UnixMilli())
+		cadvisorUsage(&e, p.CPU, p.Memory, p.Swap, labels("", group, "", ""))
+		cadvisorNetwork(&e, p.Network, labels("", group, "", ""))
+		for j := range p.Containers {
+			c := &p.Containers[j]
+			image, id := shown(pod, c.Name)
+			l := labels(c.Name, group+"/"+id, image, id)
+			cadvisorUsage(&e, c.CPU, c.Memory, c.Swap, l)
+			if c.Rootfs != nil {
+				e.add("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", number(c.Rootfs.UsedBytes), c.Rootfs.Time.Time, append(l, "device", "")...)
 			}
-			if c.Memory != nil && c.Memory.WorkingSetBytes != nil {
-				fmt.Fprintf(&cmem, "container_memory_working_set_bytes{%s} %d %d\n", cl, *c.Memory.WorkingSetBytes, c.Memory.Time.UnixMilli())
-			}
+			cadvisorSpec(&e, pod, c, l)
 		}
 	}
 	w.Header().Set("Content-Type", textFormat)
-	for _, m := range []struct {
-		name, help, kind string
-		rows             *bytes.Buffer
-	}{
-		{"container_cpu_usage_seconds_total", "Cumulative cpu time consumed by the container in core-seconds", "counter", &ccpu},
-		{"container_memory_working_set_bytes", "Current working set of the container in bytes", "gauge", &cmem},
-		{"node_cpu_usage_seconds_total", "Cumulative cpu time consumed by the node in core-seconds", "counter", &ncpu},
-		{"node_memory_working_set_bytes", "Current working set of the node in bytes", "gauge", &nmem},
-		{"pod_cpu_usage_seconds_total", "Cumulative cpu time consumed by the pod in core-seconds", "counter", &pcpu},
-		{"pod_memory_working_set_bytes", "Current working set of the pod in bytes", "gauge", &pmem},
-	} {
-		if m.rows.Len() > 0 {
-			fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n%s", m.name, m.help, m.name, m.kind, m.rows)
-		}
-	}
-	fmt.Fprint(w, "# HELP resource_scrape_error 1 if there was an error while getting container metrics, 0 otherwise\n# TYPE resource_scrape_error gauge\nresource_scrape_error 0\n")
+	_ = e.write(w) // the client is gone
 }
 
-// metrics answers counts of the agent itself.
-func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
-	var runningPods int
-	states := map[string]int{"created": 0, "running": 0, "exited": 0}
-	for _, p := range s.cfg.Pods() {
-		if p.Status.Phase == corev1.PodRunning {
-			runningPods++
+func cadvisorUsage(e *exposition, c *stats.CPUStats, m *stats.MemoryStats, sw *stats.SwapStats, labels []string) {
+	if c != nil {
+		e.add("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", seconds(c.UsageCoreNanoSeconds), c.Time.Time, append([]string{"cpu", "total"}, labels...)...)
+	}
+	if m != nil {
+		at := m.Time.Time
+		e.add("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory regardless of when it was accessed", number(m.UsageBytes), at, labels...)
+		e.add("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", number(m.WorkingSetBytes), at, labels...)
+		e.add("container_memory_rss", "gauge", "Size of RSS in bytes.", number(m.RSSBytes), at, labels...)
+		scope := append([]string{"scope", "container"}, labels...)
+		e.add("container_memory_failures_total", "counter", "Cumulative count of memory allocation failures.", number(m.PageFaults), at, append([]string{"failure_type", "pgfault"}, scope...)...)
+		e.add("container_memory_failures_total", "counter", "Cumulative count of memory allocation failures.", number(m.MajorPageFaults), at, append([]string{"failure_type", "pgmajfault"}, scope...)...)
+	}
+	if sw != nil {
+		e.add("container_memory_swap", "gauge", "Container swap usage in bytes.", number(sw.SwapUsageBytes), sw.Time.Time, labels...)
+	}
+}
+
+func cadvisorNetwork(e *exposition, n *stats.NetworkStats, labels []string) {
+	if n == nil {
+		return
+	}
+	for _, i := range n.Interfaces {
+		l := append([]string{"interface", i.Name}, labels...)
+		e.add("container_network_receive_bytes_total", "counter", "Cumulative count of bytes received", number(i.RxBytes), n.Time.Time, l...)
+		e.add("container_network_receive_errors_total", "counter", "Cumulative count of errors encountered while receiving", number(i.RxErrors), n.Time.Time, l...)
+		e.add("container_network_transmit_bytes_total", "counter", "Cumulative count of bytes transmitted", number(i.TxBytes), n.Time.Time, l...)
+		e.add("container_network_transmit_errors_total", "counter", "Cumulative count of errors encountered while transmitting", number(i.TxErrors), n.Time.Time, l...)
+	}
+}
+
+// cadvisorSpec tells the container's limits and start.
+func cadvisorSpec(e *exposition, pod *corev1.Pod, c *stats.ContainerStats, labels []string) {
+	add := func(name, help string, v float64) {
+		e.add(name, "gauge", help, &v, time.Time{}, labels...)
+	}
+	if !c.StartTime.IsZero() {
+		add("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", float64(c.StartTime.Unix()))
+	}
+	spec := podspec.Find(pod, c.Name)
+	if spec == nil {
+		return
+	}
+	r := podspec.LinuxResources(pod, spec, 0)
+	add("container_spec_memory_limit_bytes", "Memory limit for the container.", float64(r.MemoryLimitInBytes))
+	add("container_spec_cpu_shares", "CPU share of the container.", float64(r.CpuShares))
+	add("container_spec_cpu_period", "CPU period of the container.", float64(r.CpuPeriod))
+	if r.CpuQuota > 0 {
+		add("container_spec_cpu_quota", "CPU quota of the container.", float64(r.CpuQuota))
+	}
+}
+
+// shown is the image and the runtime's ID of a container in a pod's status.
+func shown(pod *corev1.Pod, container string) (image, id string) {
+	for _, list := range [][]corev1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses, pod.Status.EphemeralContainerStatuses} {
+		for i := range list {
+			if list[i].Name == container {
+				_, id, _ = strings.Cut(list[i].ContainerID, "://")
+				return list[i].Image, id
+			}
 		}
-		for _, st := range p.Status.ContainerStatuses {
+	}
+	return "", ""
+}
+
+// ownMetrics answers the agent's counters, with the states of its pods.
+func (s *Server) ownMetrics(w http.ResponseWriter, r *http.Request) {
+	s.cfg.Metrics.Handler(podStates{s}).ServeHTTP(w, r)
+}
+
+// podStates counts pods and containers at each request.
+type podStates struct{ s *Server }
+
+var (
+	runningPods = prometheus.NewDesc("kubelet_running_pods", "Number of pods that have a running pod sandbox", nil, nil)
+	runningCont = prometheus.NewDesc("kubelet_running_containers", "Number of containers currently running", []string{"container_state"}, nil)
+	desiredPods = prometheus.NewDesc("kubelet_desired_pods", "The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.", []string{"static"}, nil)
+	nodeName    = prometheus.NewDesc("kubelet_node_name", "The node's name. The count is always 1.", []string{"node"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (podStates) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{runningPods, runningCont, desiredPods, nodeName} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (p podStates) Collect(ch chan<- prometheus.Metric) {
+	running := 0
+	states, desired := map[string]int{"created": 0, "running": 0, "exited": 0}, map[string]int{"": 0, "true": 0}
+	for _, pod := range p.s.cfg.Pods() {
+		if pod.Status.Phase == corev1.PodRunning {
+			running++
+		}
+		static := ""
+		if podspec.IsStatic(pod) {
+			static = "true"
+		}
+		desired[static]++
+		for _, st := range pod.Status.ContainerStatuses {
 			switch {
 			case st.State.Running != nil:
 				states["running"]++
@@ -81,12 +214,15 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 			}
 		}
 	}
-	w.Header().Set("Content-Type", textFormat)
-	fmt.Fprintf(w, "# HELP kubelet_running_pods Number of pods that have a running pod sandbox\n# TYPE kubelet_running_pods gauge\nkubelet_running_pods %d\n", runningPods)
-	fmt.Fprint(w, "# HELP kubelet_running_containers Number of containers by state\n# TYPE kubelet_running_containers gauge\n")
-	for _, k := range []string{"created", "exited", "running"} {
-		fmt.Fprintf(w, "kubelet_running_containers{container_state=%q} %d\n", k, states[k])
+	gauge := func(d *prometheus.Desc, n int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
 	}
-	fmt.Fprintf(w, "# HELP kubelet_node_name The node's name. The count is always 1.\n# TYPE kubelet_node_name gauge\nkubelet_node_name{node=%q} 1\n", s.cfg.NodeName)
-	fmt.Fprintf(w, "# HELP go_goroutines Number of goroutines that currently exist.\n# TYPE go_goroutines gauge\ngo_goroutines %d\n", runtime.NumGoroutine())
+	gauge(runningPods, running)
+	for k, n := range states {
+		gauge(runningCont, n, k)
+	}
+	for k, n := range desired {
+		gauge(desiredPods, n, k)
+	}
+	gauge(nodeName, 1, p.s.cfg.NodeName)
 }

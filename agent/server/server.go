@@ -4,21 +4,26 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
 	"knarr.dev/knarr/agent/logs"
+	"knarr.dev/knarr/agent/metrics"
+	"knarr.dev/knarr/agent/usage"
 	"knarr.dev/knarr/agent/view"
 	"knarr.dev/knarr/cri"
 )
@@ -30,13 +35,21 @@ type Config struct {
 	// Find returns a pod and its containers; an empty uid matches any.
 	Find func(namespace, name, uid string) (*corev1.Pod, *view.Pod, bool)
 	// Changed returns a channel that is closed when a pod's containers change.
-	Changed   func(uid string) <-chan struct{}
-	Node      func() *corev1.Node
-	LogRoot   string
-	NodeName  string
-	Authorize func(*http.Request) error // nil: everybody may
-	Clock     clock.PassiveClock
-	Log       *slog.Logger
+	Changed func(uid string) <-chan struct{}
+	Node    func() *corev1.Node
+	Usage   *usage.Meter
+	Metrics *metrics.Metrics
+	// Settings are answered at /configz: a kubelet.config.k8s.io/v1beta1
+	// KubeletConfiguration with what is in force.
+	Settings   map[string]any
+	CgroupRoot string
+	// SystemLogs is the folder that /logs/ shows; empty: /var/log.
+	SystemLogs string
+	LogRoot    string
+	NodeName   string
+	Authorize  func(*http.Request) error // nil: everybody may
+	Clock      clock.PassiveClock
+	Log        *slog.Logger
 }
 
 // Server answers the kubelet API. Make one with New.
@@ -49,7 +62,10 @@ type Server struct {
 // New returns a server.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, mux: http.NewServeMux()}
-	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	ok := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }
+	for _, p := range []string{"/healthz", "/healthz/ping", "/healthz/log", "/healthz/syncloop"} {
+		s.mux.HandleFunc("GET "+p, ok)
+	}
 	s.mux.HandleFunc("GET /pods", s.pods)
 	s.mux.HandleFunc("GET /pods/", s.pods)
 	s.mux.HandleFunc("GET /runningpods/", s.runningPods)
@@ -63,8 +79,11 @@ func New(cfg Config) *Server {
 	s.mux.HandleFunc("/portForward/{namespace}/{pod}", s.portForward)
 	s.mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", s.portForward)
 	s.mux.HandleFunc("GET /stats/summary", s.summary)
-	s.mux.HandleFunc("GET /metrics", s.metrics)
+	s.mux.HandleFunc("GET /metrics", s.ownMetrics)
 	s.mux.HandleFunc("GET /metrics/resource", s.resourceMetrics)
+	s.mux.HandleFunc("GET /metrics/cadvisor", s.cadvisorMetrics)
+	s.mux.HandleFunc("GET /metrics/probes", func(w http.ResponseWriter, r *http.Request) { cfg.Metrics.Probes().ServeHTTP(w, r) })
+	s.mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(cmp.Or(cfg.SystemLogs, "/var/log")))))
 	// Profiles of the whole process, as the kubelet serves them.
 	s.mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	s.mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -76,13 +95,35 @@ func New(cfg Config) *Server {
 
 // ServeHTTP authorizes and answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.cfg.Authorize != nil && r.URL.Path != "/healthz" {
+	if s.cfg.Authorize != nil && !strings.HasPrefix(r.URL.Path, "/healthz") {
 		if err := s.cfg.Authorize(r); err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
 	}
+	_, pattern := s.mux.Handler(r)
+	defer s.cfg.Metrics.Request(r.Method, first(pattern), streams(pattern))()
 	s.mux.ServeHTTP(w, r)
+}
+
+// first is the beginning of a pattern's path, which tells requests apart well
+// enough: "GET /exec/{namespace}/{pod}" counts as exec.
+func first(pattern string) string {
+	_, path, ok := strings.Cut(pattern, "/")
+	if !ok {
+		return "other"
+	}
+	path, _, _ = strings.Cut(path, "/{")
+	return strings.TrimSuffix(path, "/")
+}
+
+// streams tells the requests that last.
+func streams(pattern string) bool {
+	switch first(pattern) {
+	case "exec", "attach", "portForward", "debug":
+		return true
+	}
+	return false
 }
 
 // Serve answers requests on l until ctx ends; t nil means without TLS.
@@ -132,10 +173,9 @@ func (s *Server) runningPods(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) configz(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, map[string]any{"kubeletconfig": map[string]any{
-		"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
-		"nodeLeaseDurationSeconds": 40, "containerLogMaxSize": "10Mi", "containerLogMaxFiles": 5, "serializeImagePulls": false,
-	}})
+	settings := map[string]any{"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1"}
+	maps.Copy(settings, s.cfg.Settings)
+	writeJSON(w, map[string]any{"kubeletconfig": settings})
 }
 
 // target finds the container that a request names; it answers the request itself

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
@@ -21,7 +22,9 @@ import (
 	"k8s.io/utils/clock"
 
 	"knarr.dev/knarr/agent/critest"
+	"knarr.dev/knarr/agent/metrics"
 	"knarr.dev/knarr/agent/podspec"
+	"knarr.dev/knarr/agent/usage"
 	"knarr.dev/knarr/agent/view"
 	"knarr.dev/knarr/cri"
 )
@@ -84,7 +87,17 @@ func serve(t *testing.T) *fixture {
 	}))
 	t.Cleanup(stream.Close)
 	base := critest.New().Client(t)
-	s := New(Config{CRI: &cri.Client{Runtime: fakeRuntime{base.Runtime, stream.URL}, Images: base.Images}, Pods: func() []*corev1.Pod { return []*corev1.Pod{pod} },
+	rt := &cri.Client{Runtime: fakeRuntime{base.Runtime, stream.URL}, Images: base.Images}
+	pods := func() []*corev1.Pod { return []*corev1.Pod{pod} }
+	count := metrics.New("v1.36.3", "abc")
+	count.Probed(pod, "c", "Liveness", "failed", time.Millisecond)
+	count.Operation("ListPodSandbox", time.Millisecond, errors.New("x"))
+	if err := os.WriteFile(filepath.Join(f.dir, "sys.log"), []byte("from the system"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{CRI: rt, Pods: pods, Metrics: count, SystemLogs: f.dir, CgroupRoot: "/kubepods", Settings: map[string]any{"maxPods": 7},
+		Usage:   usage.New(usage.Config{NodeName: "node", CRI: rt, Pods: pods, PodDir: func(string) string { return f.dir }, LogRoot: f.dir, Root: f.dir, Clock: clock.RealClock{}}),
+		Node:    func() *corev1.Node { return &corev1.Node{} },
 		Find:    func(ns, name, uid string) (*corev1.Pod, *view.Pod, bool) { return pod, v, ns == "n" && name == "p" },
 		Changed: func(string) <-chan struct{} { return nil }, LogRoot: f.dir, NodeName: "node", Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
 		Authorize: func(*http.Request) error {
@@ -147,8 +160,23 @@ func TestPodsStatsMetrics(t *testing.T) {
 		!strings.Contains(text, `pod_memory_working_set_bytes{namespace="n",pod="p"} 4096 1000`) {
 		t.Errorf("metrics: %s", text)
 	}
-	if _, text := f.get(t, "/metrics"); !strings.Contains(text, "kubelet_running_pods 1") {
-		t.Errorf("metrics: %s", text)
+	for path, wants := range map[string][]string{
+		"/metrics": {"kubelet_running_pods 1", `kubelet_node_name{node="node"} 1`, `kubelet_runtime_operations_total{operation_type="list_podsandbox"} 1`,
+			`kubelet_runtime_operations_errors_total{operation_type="list_podsandbox"} 1`, `kubelet_http_requests_total{long_running="false",method="GET",path="stats/summary",server_type="readwrite"} 1`},
+		"/metrics/probes":   {`prober_probe_total{container="c",namespace="n",pod="p",pod_uid="u",probe_type="Liveness",result="failed"} 1`},
+		"/metrics/cadvisor": {`container_cpu_usage_seconds_total{cpu="total",container="c",id="/kubepods/besteffort/podu/",image="",name="",namespace="n",pod="p"} 2 1000`, `container_memory_working_set_bytes{container="",id="/",`},
+		"/configz":          {`"kind":"KubeletConfiguration"`, `"maxPods":7`},
+		"/logs/sys.log":     {"from the system"},
+		"/logs/":            {"sys.log"},
+		"/healthz/syncloop": {"ok"},
+		"/runningpods/":     {`"kind":"PodList"`},
+	} {
+		_, text := f.get(t, path)
+		for _, want := range wants {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: no %s in\n%s", path, want, text)
+			}
+		}
 	}
 	f.denied = true
 	if code, _ := f.get(t, "/pods"); code != http.StatusForbidden {

@@ -1,0 +1,211 @@
+// Package metrics counts what the agent does, under the names that kubelets use:
+// https://kubernetes.io/docs/reference/instrumentation/metrics.
+package metrics
+
+import (
+	"net/http"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Metrics are the agent's own. The zero value is of no use: see New. A nil *Metrics
+// counts nothing.
+type Metrics struct {
+	registry, probes *prometheus.Registry
+
+	operations      *prometheus.CounterVec
+	operationErrors *prometheus.CounterVec
+	operationTime   *prometheus.HistogramVec
+	started         *prometheus.CounterVec
+	startErrors     *prometheus.CounterVec
+	pods            prometheus.Counter
+	podErrors       prometheus.Counter
+	podStart        prometheus.Histogram
+	podStartSLI     prometheus.Histogram
+	evictions       *prometheus.CounterVec
+	preemptions     *prometheus.CounterVec
+	requests        *prometheus.CounterVec
+	requestTime     *prometheus.HistogramVec
+	inflight        *prometheus.GaugeVec
+	probed          *prometheus.CounterVec
+	probeTime       *prometheus.HistogramVec
+}
+
+var startBuckets = []float64{.05, .1, .25, .5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
+
+// New returns metrics that are all zero. version is knarr's, as the build info.
+func New(version, commit string) *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+	}
+	m := &Metrics{
+		registry: prometheus.NewRegistry(), probes: prometheus.NewRegistry(),
+		operations:      counter("kubelet_runtime_operations_total", "Cumulative number of runtime operations by operation type.", "operation_type"),
+		operationErrors: counter("kubelet_runtime_operations_errors_total", "Cumulative number of runtime operation errors by operation type.", "operation_type"),
+		operationTime:   histogram("kubelet_runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", prometheus.ExponentialBuckets(.005, 2.5, 14), "operation_type"),
+		started:         counter("kubelet_started_containers_total", "Cumulative number of containers started", "container_type"),
+		startErrors:     counter("kubelet_started_containers_errors_total", "Cumulative number of errors when starting containers", "code", "container_type"),
+		pods:            prometheus.NewCounter(prometheus.CounterOpts{Name: "kubelet_started_pods_total", Help: "Cumulative number of pods started"}),
+		podErrors:       prometheus.NewCounter(prometheus.CounterOpts{Name: "kubelet_started_pods_errors_total", Help: "Cumulative number of errors when starting pods"}),
+		podStart: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubelet_pod_start_duration_seconds",
+			Help: "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", Buckets: startBuckets}),
+		podStartSLI: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubelet_pod_start_total_duration_seconds",
+			Help: "Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", Buckets: startBuckets}),
+		evictions:   counter("kubelet_evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal"),
+		preemptions: counter("kubelet_preemptions", "Cumulative number of pod preemptions by preemption resource", "preemption_signal"),
+		requests:    counter("kubelet_http_requests_total", "Number of the http requests received since the server started", "long_running", "method", "path", "server_type"),
+		requestTime: histogram("kubelet_http_requests_duration_seconds", "Duration in seconds to serve http requests", prometheus.DefBuckets, "long_running", "method", "path", "server_type"),
+		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "kubelet_http_inflight_requests", Help: "Number of the inflight http requests"},
+			[]string{"long_running", "method", "path", "server_type"}),
+		probed: counter("prober_probe_total", "Cumulative number of a liveness, readiness or startup probe for a container by result.",
+			"container", "namespace", "pod", "pod_uid", "probe_type", "result"),
+		probeTime: histogram("prober_probe_duration_seconds", "Duration in seconds for a probe response.", nil, "container", "namespace", "pod", "probe_type"),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubernetes_build_info", Help: "A metric with a constant '1' value labeled by version.",
+		ConstLabels: prometheus.Labels{"git_version": version, "git_commit": commit}})
+	build.Set(1)
+	m.registry.MustRegister(m.operations, m.operationErrors, m.operationTime, m.started, m.startErrors, m.pods, m.podErrors, m.podStart, m.podStartSLI,
+		m.evictions, m.preemptions, m.requests, m.requestTime, m.inflight, build,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.probes.MustRegister(m.probed, m.probeTime)
+	return m
+}
+
+// Handler serves all but the probes' counts; further metrics are collected at each
+// request.
+func (m *Metrics) Handler(further ...prometheus.Collector) http.Handler {
+	all := prometheus.Gatherers{m.registry}
+	if len(further) > 0 {
+		r := prometheus.NewRegistry()
+		r.MustRegister(further...)
+		all = append(all, r)
+	}
+	return promhttp.HandlerFor(all, promhttp.HandlerOpts{})
+}
+
+// Probes serves the probes' counts.
+func (m *Metrics) Probes() http.Handler {
+	return promhttp.HandlerFor(m.probes, promhttp.HandlerOpts{})
+}
+
+// Operation counts a call of the runtime, by the name of its RPC.
+func (m *Metrics) Operation(method string, took time.Duration, err error) {
+	if m == nil {
+		return
+	}
+	name := operation(method)
+	m.operations.WithLabelValues(name).Inc()
+	m.operationTime.WithLabelValues(name).Observe(took.Seconds())
+	if err != nil {
+		m.operationErrors.WithLabelValues(name).Inc()
+	}
+}
+
+// operation writes ListPodSandbox as kubelets do: list_podsandbox.
+func operation(method string) string {
+	method = strings.Replace(method, "PodSandbox", "Podsandbox", 1)
+	if method == "UpdateContainerResources" {
+		method = "UpdateContainer"
+	}
+	var b strings.Builder
+	for i, r := range method {
+		if unicode.IsUpper(r) && i > 0 {
+			b.WriteByte('_')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+// ContainerStarted counts a start of a container: "container", "init_container" or
+// "ephemeral_container". reason is why it failed, empty if it did not.
+func (m *Metrics) ContainerStarted(kind, reason string) {
+	if m == nil {
+		return
+	}
+	m.started.WithLabelValues(kind).Inc()
+	if reason != "" {
+		m.startErrors.WithLabelValues(reason, kind).Inc()
+	}
+}
+
+// PodStarting counts a pod's sandbox; err says that it was not made.
+func (m *Metrics) PodStarting(err error) {
+	if m == nil {
+		return
+	}
+	m.pods.Inc()
+	if err != nil {
+		m.podErrors.Inc()
+	}
+}
+
+// PodRuns notes how long a pod took: since the agent saw it, and since its creation.
+func (m *Metrics) PodRuns(seen, created time.Duration) {
+	if m == nil {
+		return
+	}
+	m.podStart.Observe(seen.Seconds())
+	m.podStartSLI.Observe(created.Seconds())
+}
+
+// Evicted counts a pod evicted because of a signal.
+func (m *Metrics) Evicted(signal string) {
+	if m != nil {
+		m.evictions.WithLabelValues(signal).Inc()
+	}
+}
+
+// Preempted counts a pod that gave way for a resource.
+func (m *Metrics) Preempted(resource string) {
+	if m != nil {
+		m.preemptions.WithLabelValues(resource).Inc()
+	}
+}
+
+// Probed counts a probe: its type is Liveness, Readiness or Startup, its result
+// successful, failed or unknown.
+func (m *Metrics) Probed(pod *corev1.Pod, container, kind, result string, took time.Duration) {
+	if m == nil {
+		return
+	}
+	m.probed.WithLabelValues(container, pod.Namespace, pod.Name, string(pod.UID), kind, result).Inc()
+	m.probeTime.WithLabelValues(container, pod.Namespace, pod.Name, kind).Observe(took.Seconds())
+}
+
+// Forget drops what is known of a pod that is gone.
+func (m *Metrics) Forget(pod *corev1.Pod) {
+	if m == nil {
+		return
+	}
+	m.probed.DeletePartialMatch(prometheus.Labels{"pod_uid": string(pod.UID)})
+	m.probeTime.DeletePartialMatch(prometheus.Labels{"namespace": pod.Namespace, "pod": pod.Name})
+}
+
+// Request notes a request to the agent's server; what it returns is called at its
+// end.
+func (m *Metrics) Request(method, path string, long bool) (done func()) {
+	if m == nil {
+		return func() {}
+	}
+	l := []string{"false", method, path, "readwrite"}
+	if long {
+		l[0] = "true"
+	}
+	start := time.Now()
+	m.requests.WithLabelValues(l...).Inc()
+	m.inflight.WithLabelValues(l...).Inc()
+	return func() {
+		m.inflight.WithLabelValues(l...).Dec()
+		m.requestTime.WithLabelValues(l...).Observe(time.Since(start).Seconds())
+	}
+}
