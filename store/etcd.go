@@ -211,15 +211,20 @@ func (s *Etcd) Range(ctx context.Context, prefix string, o RangeOptions) (*Range
 
 // Write implements Store.
 func (s *Etcd) Write(ctx context.Context, w Write) (*WriteResult, error) {
-	op := clientv3.OpPut(w.Key, string(w.Value))
-	if w.Delete {
-		op = clientv3.OpDelete(w.Key)
+	conditions, ops := make([]clientv3.Cmp, 0, 1+len(w.Also)), make([]clientv3.Op, 0, 1+len(w.Also))
+	add := func(w *Write) {
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(w.Key), "=", w.If))
+		if w.Delete {
+			ops = append(ops, clientv3.OpDelete(w.Key))
+		} else {
+			ops = append(ops, clientv3.OpPut(w.Key, string(w.Value)))
+		}
 	}
-	r, err := s.c.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(w.Key), "=", w.If)).
-		Then(op).
-		Else(clientv3.OpGet(w.Key)).
-		Commit()
+	add(&w)
+	for i := range w.Also {
+		add(&w.Also[i])
+	}
+	r, err := s.c.Txn(ctx).If(conditions...).Then(ops...).Else(clientv3.OpGet(w.Key)).Commit()
 	if err != nil {
 		return nil, fmt.Errorf("store: write %s: %w", w.Key, err)
 	}

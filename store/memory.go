@@ -102,25 +102,35 @@ func (m *Memory) Write(ctx context.Context, w Write) (*WriteResult, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	cur := m.current(w.Key)
-	var have int64
-	if cur != nil {
-		have = cur.Revision
+	writes := append([]Write{w}, w.Also...)
+	present := make([]*KV, len(writes))
+	for i := range writes {
+		var have int64
+		if present[i] = m.current(writes[i].Key); present[i] != nil {
+			have = present[i].Revision
+		}
+		if have != writes[i].If {
+			return &WriteResult{Current: m.current(w.Key)}, nil
+		}
 	}
-	if have != w.If {
-		return &WriteResult{Current: cur}, nil
+	var events []Event
+	for i := range writes {
+		w := &writes[i]
+		if w.Delete && present[i] == nil {
+			continue
+		}
+		e := Event{KV: KV{Key: w.Key, Revision: m.revision + 1}, Deleted: w.Delete, Created: present[i] == nil && !w.Delete}
+		if !w.Delete {
+			e.Value = slices.Clone(w.Value)
+		}
+		events = append(events, e)
 	}
-	if w.Delete && cur == nil {
-		return &WriteResult{Done: true, Revision: m.revision}, nil
+	if len(events) > 0 {
+		m.revision++
+		m.history = append(m.history, events...)
+		close(m.changed)
+		m.changed = make(chan struct{})
 	}
-	m.revision++
-	e := Event{KV: KV{Key: w.Key, Revision: m.revision}, Deleted: w.Delete, Created: cur == nil && !w.Delete}
-	if !w.Delete {
-		e.Value = slices.Clone(w.Value)
-	}
-	m.history = append(m.history, e)
-	close(m.changed)
-	m.changed = make(chan struct{})
 	return &WriteResult{Done: true, Revision: m.revision}, nil
 }
 

@@ -54,7 +54,7 @@ type RangeResult struct {
 	Remaining int64
 }
 
-// Write is a conditional change of one key.
+// Write is a conditional change of one key, or of several at once.
 type Write struct {
 	Key string
 	// If is the revision that the key must have: 0 means that it must not exist.
@@ -62,6 +62,10 @@ type Write struct {
 	// Value is what to put; ignored for Delete.
 	Value  []byte
 	Delete bool
+	// Also are changes of other keys that are made with this one, in one revision,
+	// in this order: all or, if the condition of one does not hold, none. Their own
+	// Also is ignored.
+	Also []Write
 }
 
 // WriteResult tells what came of a Write.
@@ -70,7 +74,7 @@ type WriteResult struct {
 	Done bool
 	// Revision of the write if Done.
 	Revision int64
-	// Current is the key's present state if not Done; nil if it does not exist.
+	// Current is the present state of Write.Key if not Done; nil if it does not exist.
 	Current *KV
 }
 

@@ -25,6 +25,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"watch resumes from a revision", watchResumes},
 		{"compaction forgets history only", compaction},
 		{"one of many concurrent writers wins", oneWins},
+		{"several keys change at once or not at all", together},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
 	}
@@ -184,5 +185,38 @@ func oneWins(t *testing.T, s store.Store) {
 	wg.Wait()
 	if wins != 1 {
 		t.Fatalf("%d writers won one revision", wins)
+	}
+}
+
+func together(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	gone := write(t, s, store.Write{Key: "/gone", Value: []byte("x")})
+	w := s.Watch(ctx, "/", gone+1)
+	rev := write(t, s, store.Write{Key: "/b", Value: []byte("1"), Also: []store.Write{{Key: "/a", Value: []byte("2")}, {Key: "/gone", If: gone, Delete: true}}})
+	events := collect(t, w, 3)
+	for i, want := range []struct {
+		key              string
+		deleted, created bool
+	}{{"/b", false, true}, {"/a", false, true}, {"/gone", true, false}} {
+		if e := events[i]; e.Key != want.key || e.Deleted != want.deleted || e.Created != want.created || e.Revision != rev {
+			t.Errorf("event %d: %+v, want %+v at revision %d", i, e, want, rev)
+		}
+	}
+	for name, w := range map[string]store.Write{
+		"the second":  {Key: "/c", Also: []store.Write{{Key: "/a"}}},
+		"the first":   {Key: "/b", Also: []store.Write{{Key: "/c"}}},
+		"a deletion":  {Key: "/c", Also: []store.Write{{Key: "/gone", If: gone, Delete: true}}},
+		"of deletion": {Key: "/b", If: rev, Delete: true, Also: []store.Write{{Key: "/a", If: rev + 7, Delete: true}}},
+	} {
+		r, err := s.Write(ctx, w)
+		if err != nil || r.Done {
+			t.Errorf("%s does not hold: %+v, %v", name, r, err)
+		}
+		if present := r.Current != nil; present != (w.Key == "/b") || present && r.Current.Revision != rev {
+			t.Errorf("%s does not hold: it says that %s is %+v", name, w.Key, r.Current)
+		}
+	}
+	if now, err := s.Revision(ctx); err != nil || now != rev {
+		t.Errorf("revision %d, %v: want %d", now, err, rev)
 	}
 }
