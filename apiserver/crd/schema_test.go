@@ -1,6 +1,7 @@
 package crd_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -181,6 +182,46 @@ func TestApply(t *testing.T) {
 	}
 	if obj, err = apply("one", `{}`, false); err != nil || asJSON(t, obj.Object["spec"]) != `{"color":"green"}` {
 		t.Errorf("given up: %v %v", obj, err)
+	}
+}
+
+// What was done to an object is remembered for its likes, and only for them.
+func TestApplyAgain(t *testing.T) {
+	c := start(t, apitest.Options{})
+	c.establish(t, definition(t, schemas))
+	foos, ctx := c.foos("v1"), t.Context()
+	for i := range 3 {
+		name := fmt.Sprint("x", i)
+		apply := func(manager, spec string) (*unstructured.Unstructured, error) {
+			return foos.Apply(ctx, name, foo(t, "v1", name, "spec: "+spec), metav1.ApplyOptions{FieldManager: manager})
+		}
+		for _, step := range []struct{ manager, spec, want, refused string }{
+			{"one", `{color: blue, replicas: 2}`, `{"color":"blue","replicas":2}`, ""},
+			{"one", `{color: green, replicas: 2}`, `{"color":"green","replicas":2}`, ""},
+			{"two", `{color: green}`, `{"color":"green","replicas":2}`, ""},
+			{"two", `{color: blue}`, "", `conflict with "one": .spec.color`},
+			{"one", `{color: green}`, `{"color":"green"}`, ""},
+			{"one", `{color: green, replicas: x}`, "", `.spec.replicas: expected numeric`},
+			{"one", `{color: green, nope: 1}`, "", `.spec.nope: field not declared in schema`},
+			{"one", `{}`, `{"color":"green"}`, ""},
+			{"two", `{color: blue}`, `{"color":"blue"}`, ""},
+		} {
+			obj, err := apply(step.manager, step.spec)
+			if step.refused != "" {
+				if err == nil || !strings.Contains(message(err), step.refused) {
+					t.Errorf("%s: %s applies %s: %v, want %s", name, step.manager, step.spec, err, step.refused)
+				}
+				continue
+			}
+			if err != nil || asJSON(t, obj.Object["spec"]) != step.want {
+				t.Errorf("%s: %s applies %s: %v %v", name, step.manager, step.spec, obj, err)
+				continue
+			}
+			before := obj.GetResourceVersion()
+			if obj, err = apply(step.manager, step.spec); err != nil || obj.GetResourceVersion() != before {
+				t.Errorf("%s: %s applies %s again: %v %v", name, step.manager, step.spec, obj, err)
+			}
+		}
 	}
 }
 

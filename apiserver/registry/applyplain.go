@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/codec"
@@ -18,8 +19,9 @@ import (
 // same shape (no field taken back, no list merged, nothing replaced as a whole), and
 // to leave these managed fields, it does so to all objects of the shape.
 type plainApply struct {
-	q    *Request
-	data []byte
+	q      *Request
+	data   []byte
+	config map[string]any // what data decodes to
 	// set is the shape of the configuration: the fields that it owns.
 	set []byte
 }
@@ -28,14 +30,18 @@ type plainApply struct {
 // decodes to, cannot go the short way.
 func newPlainApply(q *Request, data []byte, config map[string]any) *plainApply {
 	res := q.Resource
-	if res.IsView() || res.Custom != nil || q.DryRun {
+	if res.IsView() {
 		return nil
 	}
 	gvk := res.GVK()
 	if config["kind"] != gvk.Kind || config["apiVersion"] != gvk.GroupVersion().String() {
 		return nil
 	}
-	if t := reflect.TypeOf(res.New()); t.Kind() != reflect.Pointer || !plain(t, config) {
+	if res.Custom != nil {
+		if !plainMap(config) {
+			return nil
+		}
+	} else if t := reflect.TypeOf(res.New()); t.Kind() != reflect.Pointer || !plain(t, config) {
 		return nil
 	}
 	s := shape{bytes: make([]byte, 0, 256)}
@@ -44,10 +50,26 @@ func newPlainApply(q *Request, data []byte, config map[string]any) *plainApply {
 	if q.Force {
 		s.put(1)
 	}
-	return &plainApply{q: q, data: data, set: s.bytes}
+	return &plainApply{q: q, data: data, config: config, set: s.bytes}
 }
 
-// configured adds which fields a configuration sets, and which of them to nothing.
+// plainMap tells whether merging m into a custom object only sets values.
+func plainMap(m map[string]any) bool {
+	for _, v := range m {
+		switch v := v.(type) {
+		case nil, []any:
+			return false
+		case map[string]any:
+			if !plainMap(v) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// configured adds which fields a configuration sets, to which type of value, and
+// which of them to nothing.
 func (s *shape) configured(v any) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -57,7 +79,9 @@ func (s *shape) configured(v any) {
 			s.configured(v[name])
 		}
 	default:
-		s.put(presence(reflect.ValueOf(v)))
+		r := reflect.ValueOf(v)
+		s.put(byte(r.Kind()))
+		s.put(presence(r))
 	}
 }
 
@@ -66,10 +90,10 @@ func (s *shape) configured(v any) {
 // configuration has to go the general way.
 func (p *plainApply) apply(r *Registry, live kind.Object) (obj kind.Object, key [sha256.Size]byte, known bool) {
 	obj = live.DeepCopyObject().(kind.Object)
-	// Strict: a field that is unknown or appears twice is for the general way.
-	out, _, err := codec.Decode(p.data, codec.JSON, p.q.Resource.GVK(), obj, true)
-	if err != nil || out != obj {
-		return nil, key, false
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		mergeMaps(u.Object, p.config)
+	} else if out, _, err := codec.Decode(p.data, codec.JSON, p.q.Resource.GVK(), obj, true); err != nil || out != obj {
+		return nil, key, false // such as a field that is unknown or appears twice
 	}
 	change, ok := ownershipKey(p.q, live, obj)
 	if !ok {

@@ -244,7 +244,7 @@ func (r *Registry) applyPatch(ctx context.Context, q Request, p Patch) (*watchca
 	if media == codec.JSON {
 		a.plain = newPlainApply(&q, p.Data, config.Object)
 	}
-	if a.plain == nil { // else a configuration at fault goes the general way later
+	if a.plain == nil || q.Resource.Custom != nil { // else a configuration at fault goes the general way later
 		if err := a.check(); err != nil {
 			return nil, false, err
 		}
