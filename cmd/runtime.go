@@ -44,7 +44,9 @@ API server and agent. Containers go on when it ends.`, Args: cobra.NoArgs,
 			return fmt.Errorf("data path: %w", err)
 		}
 		defer data.Close()
-		s, err := container.New(ctx, cfg.containerConfig(data, log))
+		conf := cfg.containerConfig(data, log)
+		conf.Ports = hostPorts(data)
+		s, err := container.New(ctx, conf)
 		if err != nil {
 			return fmt.Errorf("container runtime: %w", err)
 		}

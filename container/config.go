@@ -23,6 +23,8 @@ type Config struct {
 	CgroupParent string
 	// Network connects pods; nil leaves them with loopback only.
 	Network Network
+	// Ports takes the pods' host ports; nil: whoever calls the CRI sees to them.
+	Ports Ports `json:"-"`
 	// StreamAddr is where exec, attach and port-forward are served, e.g.
 	// "127.0.0.1:0". Empty: those calls are answered Unimplemented.
 	StreamAddr string

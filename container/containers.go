@@ -95,6 +95,9 @@ func containerName(p *pod, m *runtimeapi.ContainerMetadata) string {
 }
 
 func (s *Server) create(c *container) error {
+	if err := checkMounts(c.config().GetMounts()); err != nil {
+		return err
+	}
 	user, err := s.resolveUser(c)
 	if err != nil {
 		return err

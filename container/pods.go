@@ -108,7 +108,7 @@ func (s *Server) runPod(ctx context.Context, p *pod) (err error) {
 	if err := s.podFiles(p); err != nil {
 		return err
 	}
-	if p.options() != nil && ns.GetPid() == runtimeapi.NamespaceMode_POD {
+	if ns.GetPid() == runtimeapi.NamespaceMode_POD { // the CRI's default, other than a pod's
 		if err := s.startPause(ctx, p); err != nil {
 			return err
 		}
@@ -119,6 +119,11 @@ func (s *Server) runPod(ctx context.Context, p *pod) (err error) {
 			return fmt.Errorf("connecting the network: %w", err)
 		}
 		p.IPs = texts(addrs)
+		if len(p.hostPorts()) > 0 {
+			if err := s.mapPorts(ctx, p); err != nil {
+				return fmt.Errorf("mapping the pod's host ports: %w", err)
+			}
+		}
 	}
 	return save(s.podRecord(p.ID), &p.podRecord)
 }
@@ -231,10 +236,16 @@ func (s *Server) stopPod(ctx context.Context, p *pod) error {
 	if err := sandbox.ReleaseNetwork(s.nsDir(p.ID)); err != nil {
 		return err
 	}
+	mapped := len(p.hostPorts()) > 0
 	p.mu.Lock()
 	was := p.Ready
 	p.Ready, p.spaces.Network = false, ""
 	p.mu.Unlock()
+	if mapped {
+		if err := s.mapPorts(ctx, nil); err != nil {
+			return fmt.Errorf("taking the pod's host ports away: %w", err)
+		}
+	}
 	if !was {
 		return nil
 	}

@@ -42,6 +42,8 @@ type Server struct {
 	end  context.CancelFunc
 	work sync.WaitGroup
 
+	ports sync.Mutex // serialises mapPorts
+
 	mu         sync.RWMutex
 	pods       map[string]*pod
 	containers map[string]*container
@@ -64,6 +66,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if err := s.recover(); err != nil {
 		return nil, errors.Join(fmt.Errorf("taking up containers: %w", err), s.Close())
+	}
+	if err := s.mapPorts(ctx, nil); err != nil {
+		return nil, errors.Join(fmt.Errorf("mapping host ports: %w", err), s.Close())
 	}
 	return s, nil
 }

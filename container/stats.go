@@ -2,12 +2,12 @@ package container
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/container/cgroup"
+	"knarr.dev/knarr/container/sandbox"
 	"knarr.dev/knarr/container/snapshot"
 )
 
@@ -24,12 +24,25 @@ func (s *Server) ContainerStats(_ context.Context, req *runtimeapi.ContainerStat
 
 // ListContainerStats measures the containers that the filter selects.
 func (s *Server) ListContainerStats(_ context.Context, req *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
-	f := req.GetFilter()
 	resp := &runtimeapi.ListContainerStatsResponse{}
-	for _, c := range s.running(f.GetId(), f.GetPodSandboxId(), f.GetLabelSelector()) {
+	for _, c := range s.measured(req.GetFilter()) {
 		resp.Stats = append(resp.Stats, s.stats(c))
 	}
 	return resp, nil
+}
+
+// StreamContainerStats sends what ListContainerStats answers, one message a container.
+func (s *Server) StreamContainerStats(req *runtimeapi.StreamContainerStatsRequest, out runtimeapi.RuntimeService_StreamContainerStatsServer) error {
+	for _, c := range s.measured(req.GetFilter()) {
+		if err := out.Send(&runtimeapi.StreamContainerStatsResponse{ContainerStats: []*runtimeapi.ContainerStats{s.stats(c)}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) measured(f *runtimeapi.ContainerStatsFilter) []*container {
+	return s.running(f.GetId(), f.GetPodSandboxId(), f.GetLabelSelector())
 }
 
 func (s *Server) running(id, podID string, labels map[string]string) []*container {
@@ -50,7 +63,7 @@ func (s *Server) stats(c *container) *runtimeapi.ContainerStats {
 		Attributes: &runtimeapi.ContainerAttributes{
 			Id: c.ID, Metadata: conf.GetMetadata(), Labels: conf.GetLabels(), Annotations: conf.GetAnnotations(),
 		},
-		Cpu: cpu(now, used), Memory: memory(now, used),
+		Cpu: cpu(now, c.group, used), Memory: memory(now, c.group, used), Io: ioUsage(now, c.group),
 		Swap: &runtimeapi.SwapUsage{Timestamp: now, SwapUsageBytes: value(used.Swap)},
 		WritableLayer: &runtimeapi.FilesystemUsage{
 			Timestamp: now, FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: s.cfg.Root},
@@ -59,14 +72,30 @@ func (s *Server) stats(c *container) *runtimeapi.ContainerStats {
 	}
 }
 
-func cpu(now int64, u cgroup.Stats) *runtimeapi.CpuUsage {
-	return &runtimeapi.CpuUsage{Timestamp: now, UsageCoreNanoSeconds: value(uint64(u.CPU))}
+func cpu(now int64, g cgroup.Group, u cgroup.Stats) *runtimeapi.CpuUsage {
+	return &runtimeapi.CpuUsage{Timestamp: now, UsageCoreNanoSeconds: value(uint64(u.CPU)), Psi: pressure(g, "cpu")}
 }
 
-func memory(now int64, u cgroup.Stats) *runtimeapi.MemoryUsage {
+func ioUsage(now int64, g cgroup.Group) *runtimeapi.IoUsage {
+	return &runtimeapi.IoUsage{Timestamp: now, Psi: pressure(g, "io")}
+}
+
+// pressure is nil where the kernel does not tell.
+func pressure(g cgroup.Group, resource string) *runtimeapi.PsiStats {
+	p, ok := g.Pressure(resource)
+	if !ok {
+		return nil
+	}
+	data := func(s cgroup.Stall) *runtimeapi.PsiData {
+		return &runtimeapi.PsiData{Total: uint64(s.Total), Avg10: s.Avg10, Avg60: s.Avg60, Avg300: s.Avg300}
+	}
+	return &runtimeapi.PsiStats{Full: data(p.Full), Some: data(p.Some)}
+}
+
+func memory(now int64, g cgroup.Group, u cgroup.Stats) *runtimeapi.MemoryUsage {
 	m := &runtimeapi.MemoryUsage{
 		Timestamp: now, WorkingSetBytes: value(u.WorkingSet), UsageBytes: value(u.Memory), RssBytes: value(u.RSS),
-		PageFaults: value(u.PageFaults), MajorPageFaults: value(u.MajorPageFaults),
+		PageFaults: value(u.PageFaults), MajorPageFaults: value(u.MajorPageFaults), Psi: pressure(g, "memory"),
 	}
 	if u.MemoryLimit > 0 {
 		m.AvailableBytes = value(u.MemoryLimit - min(u.WorkingSet, u.MemoryLimit))
@@ -85,24 +114,43 @@ func (s *Server) PodSandboxStats(_ context.Context, req *runtimeapi.PodSandboxSt
 
 // ListPodSandboxStats measures the pods that the filter selects.
 func (s *Server) ListPodSandboxStats(_ context.Context, req *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
-	f := req.GetFilter()
 	resp := &runtimeapi.ListPodSandboxStatsResponse{}
+	for _, p := range s.measuredPods(req.GetFilter()) {
+		resp.Stats = append(resp.Stats, s.podStats(p))
+	}
+	return resp, nil
+}
+
+// StreamPodSandboxStats sends what ListPodSandboxStats answers, one message a pod.
+func (s *Server) StreamPodSandboxStats(req *runtimeapi.StreamPodSandboxStatsRequest, out runtimeapi.RuntimeService_StreamPodSandboxStatsServer) error {
+	for _, p := range s.measuredPods(req.GetFilter()) {
+		if err := out.Send(&runtimeapi.StreamPodSandboxStatsResponse{PodSandboxStats: []*runtimeapi.PodSandboxStats{s.podStats(p)}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) measuredPods(f *runtimeapi.PodSandboxStatsFilter) []*pod {
+	var list []*pod
 	for _, p := range s.listPods() {
 		p.mu.RLock()
 		ready := p.Ready
 		p.mu.RUnlock()
 		if ready && matchID(f.GetId(), p.ID) && matchLabels(f.GetLabelSelector(), p.config().GetLabels()) {
-			resp.Stats = append(resp.Stats, s.podStats(p))
+			list = append(list, p)
 		}
 	}
-	return resp, nil
+	return list
 }
 
 func (s *Server) podStats(p *pod) *runtimeapi.PodSandboxStats {
 	now, conf := s.cfg.Now().UnixNano(), p.config()
-	used := s.layout.Group(p.Cgroup).Stats()
+	group := s.layout.Group(p.Cgroup)
+	used := group.Stats()
 	linux := &runtimeapi.LinuxPodSandboxStats{
-		Cpu: cpu(now, used), Memory: memory(now, used), Process: &runtimeapi.ProcessUsage{Timestamp: now, ProcessCount: value(used.PIDs)},
+		Cpu: cpu(now, group, used), Memory: memory(now, group, used), Io: ioUsage(now, group),
+		Process: &runtimeapi.ProcessUsage{Timestamp: now, ProcessCount: value(used.PIDs)}, Network: networkUsage(now, s.traffic(p)),
 	}
 	for _, c := range s.running("", p.ID, nil) {
 		linux.Containers = append(linux.Containers, s.stats(c))
@@ -115,44 +163,36 @@ func (s *Server) podStats(p *pod) *runtimeapi.PodSandboxStats {
 	}
 }
 
-// UpdateContainerResources changes the limits of a container, running or not.
-func (s *Server) UpdateContainerResources(_ context.Context, req *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
-	c, err := s.container(req.GetContainerId())
+// traffic is what the pod's own network has carried; nothing for one on the host's.
+func (s *Server) traffic(p *pod) []sandbox.Traffic {
+	p.mu.RLock()
+	path := p.spaces.Network
+	p.mu.RUnlock()
+	if path == "" {
+		return nil
+	}
+	list, err := sandbox.ReadTraffic(path)
 	if err != nil {
-		return nil, err
+		s.cfg.Log.Debug("measuring a pod's network", "pod", p.ID, "error", err) // it may just be ending
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	c.mu.RLock()
-	ended := c.state() == runtimeapi.ContainerState_CONTAINER_EXITED
-	c.mu.RUnlock()
-	if ended || c.gone {
-		return nil, fmt.Errorf("%w: container %s has ended", errState, c.ID)
-	}
-	if r := req.GetLinux(); r != nil {
-		if err := c.group.Apply(limits(r)); err != nil {
-			return nil, fmt.Errorf("changing the limits of container %s: %w", c.ID, err)
-		}
-		c.mu.Lock()
-		merge(c.config(), r)
-		c.mu.Unlock()
-		if err := save(s.containerRecord(c.ID), &c.containerRecord); err != nil {
-			return nil, err
-		}
-	}
-	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
+	return list
 }
 
-// UpdatePodSandboxResources changes the limits of a pod's own group.
-func (s *Server) UpdatePodSandboxResources(_ context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
-	p, err := s.pod(req.GetPodSandboxId())
-	if err != nil {
-		return nil, err
+// networkUsage tells the first interface as the default one: pods have one.
+func networkUsage(now int64, list []sandbox.Traffic) *runtimeapi.NetworkUsage {
+	if len(list) == 0 {
+		return nil
 	}
-	if r := req.GetResources(); r != nil {
-		if err := s.layout.Group(p.Cgroup).Apply(limits(r)); err != nil {
-			return nil, fmt.Errorf("changing the limits of sandbox %s: %w", p.ID, err)
+	u := &runtimeapi.NetworkUsage{Timestamp: now}
+	for i, t := range list {
+		n := &runtimeapi.NetworkInterfaceUsage{
+			Name: t.Name, RxBytes: value(t.ReceivedBytes), RxErrors: value(t.ReceiveErrors), TxBytes: value(t.SentBytes), TxErrors: value(t.SendErrors),
+		}
+		if i == 0 {
+			u.DefaultInterface = n
+		} else {
+			u.Interfaces = append(u.Interfaces, n)
 		}
 	}
-	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
+	return u
 }

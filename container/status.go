@@ -54,34 +54,3 @@ func (s *Server) ReopenContainerLog(_ context.Context, req *runtimeapi.ReopenCon
 	}
 	return &runtimeapi.ReopenContainerLogResponse{}, nil
 }
-
-// merge notes changed limits in a container's configuration; zero values leave
-// what was there. The message is replaced, as others may be reading the old one.
-func merge(conf *runtimeapi.ContainerConfig, r *runtimeapi.LinuxContainerResources) {
-	old := conf.GetLinux().GetResources()
-	n := &runtimeapi.LinuxContainerResources{
-		CpuPeriod: or(r.GetCpuPeriod(), old.GetCpuPeriod()), CpuQuota: or(r.GetCpuQuota(), old.GetCpuQuota()),
-		CpuShares: or(r.GetCpuShares(), old.GetCpuShares()), MemoryLimitInBytes: or(r.GetMemoryLimitInBytes(), old.GetMemoryLimitInBytes()),
-		OomScoreAdj: or(r.GetOomScoreAdj(), old.GetOomScoreAdj()), CpusetCpus: or(r.GetCpusetCpus(), old.GetCpusetCpus()),
-		CpusetMems: or(r.GetCpusetMems(), old.GetCpusetMems()), MemorySwapLimitInBytes: or(r.GetMemorySwapLimitInBytes(), old.GetMemorySwapLimitInBytes()),
-		HugepageLimits: old.GetHugepageLimits(), Unified: old.GetUnified(),
-	}
-	if len(r.GetHugepageLimits()) > 0 {
-		n.HugepageLimits = r.GetHugepageLimits()
-	}
-	if len(r.GetUnified()) > 0 {
-		n.Unified = r.GetUnified()
-	}
-	if conf.Linux == nil {
-		conf.Linux = &runtimeapi.LinuxContainerConfig{}
-	}
-	conf.Linux.Resources = n
-}
-
-func or[T comparable](a, b T) T {
-	var zero T
-	if a != zero {
-		return a
-	}
-	return b
-}

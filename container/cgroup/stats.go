@@ -19,6 +19,14 @@ type Stats struct {
 	MajorPageFaults uint64
 	Swap            uint64 // bytes
 	PIDs            uint64
+
+	User, System       time.Duration // parts of CPU
+	Periods, Throttled uint64        // of the CPU quota: all that passed, and those in which it was used up
+	ThrottledTime      time.Duration
+	Cache, Mapped      uint64 // bytes
+	Peak               uint64 // the most that Memory was
+	Refused            uint64 // how often the memory limit was hit
+	MaxPIDs            uint64 // 0 for none
 }
 
 // Stats reads the group's usage. What cannot be read is left at 0: a group may
@@ -26,14 +34,20 @@ type Stats struct {
 func (g Group) Stats() Stats {
 	var s Stats
 	if d := g.v2(); d != "" {
-		s.CPU = time.Duration(keyed(d, "cpu.stat")["usage_usec"]) * time.Microsecond
-		s.PIDs = number(d, "pids.current")
+		st := keyed(d, "cpu.stat")
+		s.CPU, s.User, s.System = micros(st["usage_usec"]), micros(st["user_usec"]), micros(st["system_usec"])
+		s.Periods, s.Throttled, s.ThrottledTime = st["nr_periods"], st["nr_throttled"], micros(st["throttled_usec"])
+		s.PIDs, s.MaxPIDs = number(d, "pids.current"), number(d, "pids.max")
 	}
 	if d := g.v1("cpuacct"); d != "" && g.v2() == "" {
 		s.CPU = time.Duration(number(d, "cpuacct.usage"))
 	}
 	if d := g.v1("pids"); d != "" {
-		s.PIDs = number(d, "pids.current")
+		s.PIDs, s.MaxPIDs = number(d, "pids.current"), number(d, "pids.max")
+	}
+	if d := g.v1("cpu"); d != "" {
+		st := keyed(d, "cpu.stat")
+		s.Periods, s.Throttled, s.ThrottledTime = st["nr_periods"], st["nr_throttled"], time.Duration(st["throttled_time"])
 	}
 	inactive := uint64(0)
 	if d := g.v1("memory"); d != "" {
@@ -43,6 +57,8 @@ func (g Group) Stats() Stats {
 		s.PageFaults, s.MajorPageFaults = st["total_pgfault"], st["total_pgmajfault"]
 		s.Swap = st["total_swap"]
 		s.MemoryLimit = number(d, "memory.limit_in_bytes")
+		s.Cache, s.Mapped = st["total_cache"], st["total_mapped_file"]
+		s.Peak, s.Refused = number(d, "memory.max_usage_in_bytes"), number(d, "memory.failcnt")
 	} else if d := g.v2(); d != "" {
 		st := keyed(d, "memory.stat")
 		s.Memory = number(d, "memory.current")
@@ -50,6 +66,8 @@ func (g Group) Stats() Stats {
 		s.PageFaults, s.MajorPageFaults = st["pgfault"], st["pgmajfault"]
 		s.Swap = number(d, "memory.swap.current")
 		s.MemoryLimit = number(d, "memory.max")
+		s.Cache, s.Mapped = st["file"], st["file_mapped"]
+		s.Peak, s.Refused = number(d, "memory.peak"), keyed(d, "memory.events")["max"]
 	}
 	s.WorkingSet = s.Memory - min(inactive, s.Memory)
 	if s.MemoryLimit > 1<<60 { // v1's way to say none
@@ -57,6 +75,8 @@ func (g Group) Stats() Stats {
 	}
 	return s
 }
+
+func micros(n uint64) time.Duration { return time.Duration(n) * time.Microsecond }
 
 // OOMKills counts the processes of the group that the kernel killed for memory.
 func (g Group) OOMKills() uint64 {
