@@ -17,6 +17,7 @@ import (
 	"knarr.dev/knarr/controller/roleaggregation"
 	"knarr.dev/knarr/controller/rootca"
 	"knarr.dev/knarr/controller/serviceaccount"
+	"knarr.dev/knarr/controller/serviceaddresses"
 	"knarr.dev/knarr/controller/storageprotection"
 )
 
@@ -57,6 +58,8 @@ func All(o Options) []engine.Controller {
 		certificates.NewApproving(),
 		certificates.NewCleaner(),
 		bootstraptokens.New(),
+		serviceaddresses.NewRanges(),
+		serviceaddresses.NewRepair(),
 	}
 	if o.Signer != nil {
 		list = append(list, certificates.NewSigning(o.Signer))

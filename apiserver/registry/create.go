@@ -109,11 +109,11 @@ func (r *Registry) create(ctx context.Context, q *Request, obj kind.Object) (*wa
 	if res.Canonicalize != nil {
 		res.Canonicalize(obj)
 	}
-	release, err := r.services.beforeCreate(res, obj)
+	held, err := r.services.beforeCreate(res, obj)
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer held.release()
 	if errs := r.validateNew(ctx, res, obj); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), obj.GetName(), errs)
 	}
@@ -127,7 +127,7 @@ func (r *Registry) create(ctx context.Context, q *Request, obj kind.Object) (*wa
 		}
 		return dryRunItem(key, obj, 0), nil
 	}
-	it, err := r.put(ctx, res, key, 0, obj)
+	it, err := r.putNew(ctx, res, key, obj, held)
 	if err != nil {
 		return nil, err
 	}

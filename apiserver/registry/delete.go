@@ -96,7 +96,7 @@ func (r *Registry) deleteOnce(ctx context.Context, q *Request, it *watchcache.It
 		if q.DryRun {
 			return it, true, true, nil
 		}
-		rev, done, err := r.remove(ctx, res, it.Key, it.Revision)
+		rev, done, err := r.remove(ctx, res, it.Key, it.Revision, old)
 		if err != nil || !done {
 			return nil, false, false, err
 		}

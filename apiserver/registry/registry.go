@@ -105,7 +105,7 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 		res.Cache = res.hub.Cache
 	}
 	r.served.Store(first)
-	if r.services, err = newServiceAllocator(cfg.Services, r.Resource(servicesGVR)); err != nil {
+	if r.services, err = newServiceAllocator(cfg.Services, cfg.Now, r.Resource(servicesGVR), r.Resource(ipAddressesGVR), r.Resource(serviceCIDRsGVR)); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -220,10 +220,11 @@ func (r *Registry) decodeStored(k *kind.Kind, key string, value []byte) (kind.Ob
 	return codec.DecodeStored(k, value)
 }
 
-// put stores obj if the key still has the revision prev (0: none). On success
-// the object belongs to the cache. A nil item without error means that the
-// condition did not hold.
-func (r *Registry) put(ctx context.Context, res *Resource, key string, prev int64, obj kind.Object) (*watchcache.Item, error) {
+// put stores obj if the key still has the revision prev (0: none), together with
+// the writes of also. On success the object belongs to the cache. A nil item
+// without error means that a condition did not hold; errAddressTaken, that it was
+// one of also and the key itself is still free.
+func (r *Registry) put(ctx context.Context, res *Resource, key string, prev int64, obj kind.Object, also ...store.Write) (*watchcache.Item, error) {
 	obj.SetResourceVersion("")
 	obj, err := res.toStored(ctx, obj)
 	if err != nil {
@@ -241,11 +242,14 @@ func (r *Registry) put(ctx context.Context, res *Resource, key string, prev int6
 	}
 	p := r.hub.Expect(storeKey, value, obj)
 	defer r.hub.Forget(p)
-	w, err := r.cfg.Store.Write(ctx, store.Write{Key: storeKey, If: prev, Value: value})
+	w, err := r.cfg.Store.Write(ctx, store.Write{Key: storeKey, If: prev, Value: value, Also: also})
 	if err != nil {
 		return nil, storeError(err)
 	}
 	if !w.Done {
+		if prev == 0 && w.Current == nil && len(also) > 0 {
+			return nil, errAddressTaken
+		}
 		return nil, nil
 	}
 	if err := r.hub.Wait(ctx, w.Revision); err != nil {
@@ -254,9 +258,14 @@ func (r *Registry) put(ctx context.Context, res *Resource, key string, prev int6
 	return res.item(ctx, r.hub.Result(p, key, w.Revision))
 }
 
-// remove deletes a key if it still has the revision prev.
-func (r *Registry) remove(ctx context.Context, res *Resource, key string, prev int64) (revision int64, done bool, err error) {
-	w, err := r.cfg.Store.Write(ctx, store.Write{Key: watchcache.Key(res.Kind, key), If: prev, Delete: true})
+// remove deletes a key if it still has the revision prev, and with a service the
+// objects of its addresses.
+func (r *Registry) remove(ctx context.Context, res *Resource, key string, prev int64, obj kind.Object) (revision int64, done bool, err error) {
+	also, err := r.services.beforeRemove(obj)
+	if err != nil {
+		return 0, false, apierrors.NewInternalError(err)
+	}
+	w, err := r.cfg.Store.Write(ctx, store.Write{Key: watchcache.Key(res.Kind, key), If: prev, Delete: true, Also: also})
 	if err != nil {
 		return 0, false, storeError(err)
 	}

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,29 +13,37 @@ import (
 
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/watchcache"
+	"knarr.dev/knarr/store"
 )
 
 // ServiceRanges are what services get addresses and ports from.
 type ServiceRanges struct {
-	ClusterIPs               netip.Prefix // IPv4
-	NodePortMin, NodePortMax int32        // inclusive
+	// ClusterIPs is the range of IPv4 addresses that is there from the start; every
+	// ServiceCIDR that is ready adds another.
+	ClusterIPs               netip.Prefix
+	NodePortMin, NodePortMax int32 // inclusive
 }
 
 // serviceAllocator hands out cluster IPs and node ports. What is in use follows
-// from the services themselves: the allocator reads their events before each
-// decision, and its lock is held until the write that uses the decision is done.
+// from the services themselves, whose events it reads before each decision, and
+// from the IPAddress objects; what is decided but not yet written, it holds.
 type serviceAllocator struct {
-	ranges ServiceRanges
+	ranges    ServiceRanges
+	addresses *Resource // IPAddress; nil: addresses have no objects
+	cidrs     *Resource // ServiceCIDR; nil: there is one range
+	now       func() time.Time
 
 	mu      sync.Mutex
 	cache   *watchcache.Cache
 	watcher *watchcache.Watcher
 	ips     map[netip.Addr]string // to the service's key
 	ports   map[nodePort]string
-	// taken but not yet written: given back when the write ends, and taken for
-	// good by the service's own event
-	heldIPs   []netip.Addr
-	heldPorts []nodePort
+	// Of writes under way; their own events take them for good before they end.
+	heldIPs   held[netip.Addr]
+	heldPorts held[nodePort]
+
+	prefixes   []netip.Prefix // in use
+	prefixesAt int64          // cidrs.Cache.Changes of then
 }
 
 type nodePort struct {
@@ -43,8 +51,9 @@ type nodePort struct {
 	port     int32
 }
 
-func newServiceAllocator(ranges ServiceRanges, services *Resource) (*serviceAllocator, error) {
-	a := &serviceAllocator{ranges: ranges}
+func newServiceAllocator(ranges ServiceRanges, now func() time.Time, services, addresses, cidrs *Resource) (*serviceAllocator, error) {
+	a := &serviceAllocator{ranges: ranges, addresses: addresses, cidrs: cidrs, now: now,
+		heldIPs: held[netip.Addr]{}, heldPorts: held[nodePort]{}, prefixes: []netip.Prefix{ranges.ClusterIPs}}
 	if services == nil {
 		return a, nil
 	}
@@ -121,236 +130,124 @@ func (a *serviceAllocator) catchUp() {
 	}
 }
 
-func nothing() {}
-
-// beforeCreate gives a new service what it needs; release must be called when
+// hold is what a write of a service has been given. release must be called when
 // the write has ended.
-func (a *serviceAllocator) beforeCreate(res *Resource, obj kind.Object) (release func(), err error) {
+type hold struct {
+	a     *serviceAllocator
+	ips   []netip.Addr
+	ports []nodePort
+	given bool // the address was the allocator's choice
+	// also are the writes of IPAddresses that belong to the service's.
+	also []store.Write
+}
+
+func (h *hold) release() {
+	if len(h.ips) == 0 && len(h.ports) == 0 {
+		return
+	}
+	h.a.mu.Lock()
+	defer h.a.mu.Unlock()
+	h.forget()
+}
+
+// forget is release for who holds mu.
+func (h *hold) forget() {
+	for _, ip := range h.ips {
+		h.a.heldIPs.drop(ip)
+	}
+	for _, p := range h.ports {
+		h.a.heldPorts.drop(p)
+	}
+	h.ips, h.ports = nil, nil
+}
+
+// held are things that writes under way have been given, and to which service's:
+// more than one write may be of the same service.
+type held[K comparable] map[K]holders
+
+type holders struct {
+	key    string
+	writes int
+}
+
+func (m held[K]) take(thing K, key string) { m[thing] = holders{key, m[thing].writes + 1} }
+
+func (m held[K]) drop(thing K) {
+	if h := m[thing]; h.writes > 1 {
+		m[thing] = holders{h.key, h.writes - 1}
+		return
+	}
+	delete(m, thing)
+}
+
+// other tells whether a write of another service than that of key has it.
+func (m held[K]) other(thing K, key string) bool {
+	h, ok := m[thing]
+	return ok && h.key != key
+}
+
+// beforeCreate gives a new service what it needs.
+func (a *serviceAllocator) beforeCreate(res *Resource, obj kind.Object) (*hold, error) {
 	svc, ok := obj.(*corev1.Service)
 	if !ok {
-		return nothing, nil
+		return &hold{}, nil
 	}
-	return a.locked(res, svc)
+	return a.hold(res, svc, nil)
 }
 
-func (a *serviceAllocator) beforeUpdate(res *Resource, subresource string, obj, old kind.Object) (release func(), err error) {
+func (a *serviceAllocator) beforeUpdate(res *Resource, subresource string, obj, old kind.Object) (*hold, error) {
 	svc, ok := obj.(*corev1.Service)
 	if !ok || subresource != "" {
-		return nothing, nil
+		return &hold{}, nil
 	}
-	keepAddresses(svc, old.(*corev1.Service))
-	dropTypeFields(svc, old.(*corev1.Service))
-	return a.locked(res, svc)
+	was := old.(*corev1.Service)
+	keepAddresses(svc, was)
+	dropTypeFields(svc, was)
+	return a.hold(res, svc, was)
 }
 
-func (a *serviceAllocator) locked(res *Resource, svc *corev1.Service) (func(), error) {
+func (a *serviceAllocator) hold(res *Resource, svc, old *corev1.Service) (*hold, error) {
 	a.mu.Lock()
-	locked := true
-	defer func() {
-		if locked { // a failure of any kind must not keep others out
-			a.release()
-		}
-	}()
+	defer a.mu.Unlock()
 	a.catchUp()
-	if errs := a.assign(svc); len(errs) > 0 {
+	h := &hold{a: a}
+	if errs := a.assign(h, svc); len(errs) > 0 {
+		h.forget()
 		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), svc.Name, errs)
 	}
-	locked = false
-	return a.release, nil
+	var err error
+	if h.also, err = a.records(svc, old); err != nil {
+		h.forget()
+		return nil, apierrors.NewInternalError(err)
+	}
+	return h, nil
 }
 
-func (a *serviceAllocator) release() {
-	for _, ip := range a.heldIPs {
-		delete(a.ips, ip)
-	}
-	for _, p := range a.heldPorts {
-		delete(a.ports, p)
-	}
-	a.heldIPs, a.heldPorts = a.heldIPs[:0], a.heldPorts[:0]
-	a.mu.Unlock()
+func (h *hold) takeIP(addr netip.Addr, key string) {
+	h.a.heldIPs.take(addr, key)
+	h.ips = append(h.ips, addr)
 }
 
-// keepAddresses carries allocations over when a client's update leaves them out.
-func keepAddresses(svc, old *corev1.Service) {
-	if hasClusterIP(svc) && hasClusterIP(old) {
-		if svc.Spec.ClusterIP == "" && len(svc.Spec.ClusterIPs) == 0 {
-			svc.Spec.ClusterIP, svc.Spec.ClusterIPs = old.Spec.ClusterIP, slices.Clone(old.Spec.ClusterIPs)
-		} else if len(svc.Spec.ClusterIPs) == 0 && svc.Spec.ClusterIP == old.Spec.ClusterIP {
-			svc.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
-		}
-	}
-	if hasNodePorts(svc) && hasNodePorts(old) {
-		for i := range svc.Spec.Ports {
-			p := &svc.Spec.Ports[i]
-			for _, o := range old.Spec.Ports {
-				if p.NodePort == 0 && p.Port == o.Port && p.Protocol == o.Protocol {
-					p.NodePort = o.NodePort
-				}
-			}
-		}
-	}
-	if svc.Spec.Type == corev1.ServiceTypeExternalName && hasClusterIP(old) {
-		if svc.Spec.ClusterIP == old.Spec.ClusterIP {
-			svc.Spec.ClusterIP, svc.Spec.ClusterIPs = "", nil
-		}
-	}
-	if !hasNodePorts(svc) && hasNodePorts(old) {
-		for i := range svc.Spec.Ports {
-			for _, o := range old.Spec.Ports {
-				if svc.Spec.Ports[i].NodePort == o.NodePort {
-					svc.Spec.Ports[i].NodePort = 0
-				}
-			}
-		}
-	}
+func (h *hold) takePort(p nodePort, key string) {
+	h.a.heldPorts.take(p, key)
+	h.ports = append(h.ports, p)
 }
 
-// dropTypeFields clears what only the former type could have, unless the client
-// changed it in the same breath: that is its mistake to hear of.
-func dropTypeFields(svc, old *corev1.Service) {
-	s, o := &svc.Spec, &old.Spec
-	external := func(svc *corev1.Service) bool {
-		t := svc.Spec.Type
-		return t == corev1.ServiceTypeNodePort || t == corev1.ServiceTypeLoadBalancer || t == corev1.ServiceTypeClusterIP && len(svc.Spec.ExternalIPs) > 0
-	}
-	if external(old) && !external(svc) && s.ExternalTrafficPolicy == o.ExternalTrafficPolicy {
-		s.ExternalTrafficPolicy = ""
-	}
-	balanced, wasBalanced := s.Type == corev1.ServiceTypeLoadBalancer, o.Type == corev1.ServiceTypeLoadBalancer
-	local := balanced && s.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	if !local && s.HealthCheckNodePort == o.HealthCheckNodePort {
-		s.HealthCheckNodePort = 0
-	}
-	if wasBalanced && !balanced {
-		if equalPointers(s.AllocateLoadBalancerNodePorts, o.AllocateLoadBalancerNodePorts) {
-			s.AllocateLoadBalancerNodePorts = nil
-		}
-		if equalPointers(s.LoadBalancerClass, o.LoadBalancerClass) {
-			s.LoadBalancerClass = nil
-		}
-	}
-	if hasClusterIP(old) && !hasClusterIP(svc) {
-		if equalPointers(s.IPFamilyPolicy, o.IPFamilyPolicy) {
-			s.IPFamilyPolicy = nil
-		}
-		if slices.Equal(s.IPFamilies, o.IPFamilies) {
-			s.IPFamilies = nil
-		}
-		if equalPointers(s.InternalTrafficPolicy, o.InternalTrafficPolicy) {
-			s.InternalTrafficPolicy = nil
-		}
-	}
-}
-
-func equalPointers[T comparable](a, b *T) bool {
-	return a == b || a != nil && b != nil && *a == *b
-}
-
-func hasClusterIP(svc *corev1.Service) bool { return svc.Spec.Type != corev1.ServiceTypeExternalName }
-
-func hasNodePorts(svc *corev1.Service) bool {
-	switch svc.Spec.Type {
-	case corev1.ServiceTypeNodePort:
-		return true
-	case corev1.ServiceTypeLoadBalancer:
-		return svc.Spec.AllocateLoadBalancerNodePorts == nil || *svc.Spec.AllocateLoadBalancerNodePorts
-	}
-	return false
-}
-
-// assign fills absent addresses and ports, and refuses those of others.
-func (a *serviceAllocator) assign(svc *corev1.Service) field.ErrorList {
+// assign fills absent addresses and ports, and refuses those of others; mu is held.
+func (a *serviceAllocator) assign(h *hold, svc *corev1.Service) field.ErrorList {
 	key := objectKey(svc.Namespace, svc.Name)
 	spec := field.NewPath("spec")
 	var errs field.ErrorList
 	if hasClusterIP(svc) {
-		errs = append(errs, a.assignIP(key, svc, spec)...)
+		errs = append(errs, a.assignIP(h, key, svc, spec)...)
 	}
 	if hasNodePorts(svc) {
-		errs = append(errs, a.assignPorts(key, svc, spec)...)
+		errs = append(errs, a.assignPorts(h, key, svc, spec)...)
 	}
 	return errs
 }
 
-func (a *serviceAllocator) assignIP(key string, svc *corev1.Service, spec *field.Path) field.ErrorList {
-	ip := svc.Spec.ClusterIP
-	if ip == "" && len(svc.Spec.ClusterIPs) > 0 {
-		ip = svc.Spec.ClusterIPs[0]
-	}
-	if ip == "" {
-		addr, ok := a.freeIP()
-		if !ok {
-			return field.ErrorList{field.InternalError(spec.Child("clusterIPs"), fmt.Errorf("failed to allocate a serviceIP: range is full"))}
-		}
-		ip = addr.String()
-		a.ips[addr] = key
-		a.heldIPs = append(a.heldIPs, addr)
-	} else if addr, err := netip.ParseAddr(ip); err == nil {
-		path := spec.Child("clusterIPs")
-		if !a.ranges.ClusterIPs.Contains(addr) {
-			return field.ErrorList{field.Invalid(path, svc.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, ip, a.ranges.ClusterIPs))}
-		}
-		if owner, used := a.ips[addr]; used && owner != key {
-			return field.ErrorList{field.Invalid(path, []string{ip}, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", ip))}
-		}
-	}
-	svc.Spec.ClusterIP = ip
-	if len(svc.Spec.ClusterIPs) == 0 {
-		svc.Spec.ClusterIPs = []string{ip}
-	}
-	if len(svc.Spec.IPFamilies) == 0 {
-		svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
-	}
-	if p := svc.Spec.IPFamilyPolicy; p != nil && *p == corev1.IPFamilyPolicyRequireDualStack && svc.Spec.Type != corev1.ServiceTypeExternalName {
-		return field.ErrorList{field.Invalid(spec.Child("ipFamilyPolicy"), *p, "this cluster is not configured for dual-stack services")}
-	}
-	if svc.Spec.IPFamilyPolicy == nil {
-		single := corev1.IPFamilyPolicySingleStack
-		svc.Spec.IPFamilyPolicy = &single
-	}
-	return nil
-}
-
-// freeIP picks from the upper part of the range, so that the lower one stays
-// free for addresses chosen by hand, as Kubernetes does.
-func (a *serviceAllocator) freeIP() (netip.Addr, bool) {
-	bits := 32 - a.ranges.ClusterIPs.Bits()
-	size := uint32(1) << min(bits, 24)
-	base := be32(a.ranges.ClusterIPs.Masked().Addr())
-	reserved := min(max(16, size/16), 256)
-	if size <= reserved*2 {
-		reserved = 1
-	}
-	try := func(from, to uint32) (netip.Addr, bool) {
-		n := to - from
-		if n == 0 {
-			return netip.Addr{}, false
-		}
-		start := rand.Uint32N(n)
-		for i := range n {
-			addr := from32(base + from + (start+i)%n)
-			if _, used := a.ips[addr]; !used {
-				return addr, true
-			}
-		}
-		return netip.Addr{}, false
-	}
-	if addr, ok := try(reserved, size-1); ok {
-		return addr, true
-	}
-	return try(1, reserved)
-}
-
-func be32(a netip.Addr) uint32 {
-	b := a.As4()
-	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-}
-
-func from32(v uint32) netip.Addr {
-	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
-}
-
-func (a *serviceAllocator) assignPorts(key string, svc *corev1.Service, spec *field.Path) field.ErrorList {
+func (a *serviceAllocator) assignPorts(h *hold, key string, svc *corev1.Service, spec *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	chosen := map[int32]int32{} // service port to node port, shared by protocols
 	for i := range svc.Spec.Ports {
@@ -359,15 +256,18 @@ func (a *serviceAllocator) assignPorts(key string, svc *corev1.Service, spec *fi
 		if p.NodePort != 0 {
 			if p.NodePort < a.ranges.NodePortMin || p.NodePort > a.ranges.NodePortMax {
 				errs = append(errs, field.Invalid(path, p.NodePort, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", a.ranges.NodePortMin, a.ranges.NodePortMax)))
-			} else if owner, used := a.ports[nodePort{p.Protocol, p.NodePort}]; used && owner != key {
+			} else if n := (nodePort{p.Protocol, p.NodePort}); a.portTaken(n, key) {
 				errs = append(errs, field.Invalid(path, p.NodePort, "provided port is already allocated"))
+			} else if a.ports[n] != key {
+				h.takePort(n, key)
 			}
 			chosen[p.Port] = p.NodePort
 			continue
 		}
 		if n, ok := chosen[p.Port]; ok {
-			if owner, used := a.ports[nodePort{p.Protocol, n}]; !used || owner == key {
+			if number := (nodePort{p.Protocol, n}); !a.portTaken(number, key) {
 				p.NodePort = n
+				h.takePort(number, key)
 				continue
 			}
 		}
@@ -377,8 +277,7 @@ func (a *serviceAllocator) assignPorts(key string, svc *corev1.Service, spec *fi
 			continue
 		}
 		p.NodePort, chosen[p.Port] = n, n
-		a.ports[nodePort{p.Protocol, n}] = key
-		a.heldPorts = append(a.heldPorts, nodePort{p.Protocol, n})
+		h.takePort(nodePort{p.Protocol, n}, key)
 	}
 	return errs
 }
@@ -388,9 +287,17 @@ func (a *serviceAllocator) freePort(protocol corev1.Protocol) (int32, bool) {
 	start := rand.Int32N(n)
 	for i := range n {
 		port := a.ranges.NodePortMin + (start+i)%n
-		if _, used := a.ports[nodePort{protocol, port}]; !used {
+		if !a.portTaken(nodePort{protocol, port}, "") {
 			return port, true
 		}
 	}
 	return 0, false
+}
+
+// portTaken tells whether another service than that of key has a node port.
+func (a *serviceAllocator) portTaken(p nodePort, key string) bool {
+	if owner, used := a.ports[p]; used && owner != key {
+		return true
+	}
+	return a.heldPorts.other(p, key)
 }

@@ -117,11 +117,11 @@ func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.It
 	if res.Canonicalize != nil {
 		res.Canonicalize(obj)
 	}
-	release, err := r.services.beforeUpdate(res, q.Subresource, obj, old)
+	held, err := r.services.beforeUpdate(res, q.Subresource, obj, old)
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer held.release()
 	setGeneration(res, q.Subresource, obj, old)
 	if errs := r.validateChange(ctx, q, obj, old); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(res.GVK().GroupKind(), q.Name, errs)
@@ -136,13 +136,13 @@ func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.It
 		return dryRunItem(it.Key, obj, it.Revision), nil
 	}
 	if finished(obj) && !finished(old) {
-		rev, done, err := r.remove(ctx, res, it.Key, it.Revision)
+		rev, done, err := r.remove(ctx, res, it.Key, it.Revision, old)
 		if err != nil || !done {
 			return nil, err
 		}
 		return watchcache.NewItem(it.Key, obj, rev), nil
 	}
-	return r.put(ctx, res, it.Key, it.Revision, obj)
+	return r.put(ctx, res, it.Key, it.Revision, obj, held.also...)
 }
 
 // prepareUpdate carries over what this endpoint may not change.

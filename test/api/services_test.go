@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -172,5 +173,31 @@ func TestPodGracePeriods(t *testing.T) {
 	}
 	if _, err := c.Pods("default").Get(ctx, "p", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("by force: %v", err)
+	}
+}
+
+// BenchmarkServices creates Services with addresses, each of which the store must
+// sync to disk.
+func BenchmarkServices(b *testing.B) {
+	for _, writers := range []int{1, 16} {
+		b.Run(fmt.Sprint(writers, " writers"), func(b *testing.B) {
+			s := apitest.Start(b, apitest.Options{Etcd: true, Unwatched: true})
+			res := s.Registry.Resource(corev1.SchemeGroupVersion.WithResource("services"))
+			var n atomic.Int64
+			var wg sync.WaitGroup
+			b.ResetTimer()
+			for range writers {
+				wg.Go(func() {
+					for i := n.Add(1); i <= int64(b.N); i = n.Add(1) {
+						q := registry.Request{Resource: res, Namespace: "default"}
+						if _, err := s.Registry.Create(b.Context(), q, service(fmt.Sprint("s", i), corev1.ServiceTypeClusterIP, 80)); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+		})
 	}
 }
