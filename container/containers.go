@@ -95,7 +95,7 @@ func containerName(p *pod, m *runtimeapi.ContainerMetadata) string {
 }
 
 func (s *Server) create(c *container) error {
-	if err := checkMounts(c.config().GetMounts()); err != nil {
+	if err := checkMounts(c.config().GetMounts(), c.pod.users); err != nil {
 		return err
 	}
 	user, err := s.resolveUser(c)
@@ -273,8 +273,13 @@ func (s *Server) ContainerStatus(_ context.Context, req *runtimeapi.ContainerSta
 	resp := &runtimeapi.ContainerStatusResponse{Status: c.status()}
 	if req.GetVerbose() {
 		c.mu.RLock()
-		resp.Info = map[string]string{"info": fmt.Sprintf(`{"pid":%d,"sandboxID":%q,"cgroup":%q}`, c.Process.PID, c.Pod, c.Cgroup)}
-		c.mu.RUnlock()
+		defer c.mu.RUnlock()
+		resp.Info, err = info(map[string]any{
+			"pid": c.Process.PID, "sandboxID": c.Pod, "cgroup": c.Cgroup, "config": message[*runtimeapi.ContainerConfig]{c.config()},
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	return resp, nil
 }

@@ -40,6 +40,10 @@ func classify(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grp
 	return resp, coded(err)
 }
 
+func classifyStream(srv any, out grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return coded(handler(srv, out))
+}
+
 func coded(err error) error {
 	if err == nil {
 		return nil

@@ -80,7 +80,7 @@ func (s *Server) exec(ctx context.Context, id string, cmd []string, in io.Reader
 	}
 	spec := &oci.ExecSpec{
 		Args: cmd, Env: s.environment(c), Cwd: cwd, Target: target, TTY: tty, Process: *proc,
-		OOMScoreAdj: c.oomScore(),
+		OOMScoreAdj: c.oomScore(), Users: c.pod.users,
 	}
 	if tty && !c.TTY {
 		spec.Env = append(spec.Env, "TERM=xterm")

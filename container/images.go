@@ -43,22 +43,43 @@ func (s *Server) Import(ctx context.Context, path string) ([]string, error) {
 
 // ListImages lists the images that the filter selects.
 func (s *Server) ListImages(_ context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
-	resp := &runtimeapi.ListImagesResponse{}
-	if ref := req.GetFilter().GetImage().GetImage(); ref != "" {
+	list, err := s.imageItems(req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ListImagesResponse{Images: list}, nil
+}
+
+func (s *Server) imageItems(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	if ref := f.GetImage().GetImage(); ref != "" {
 		i, err := s.images.Get(ref)
 		if errors.Is(err, image.ErrNotFound) {
-			return resp, nil
+			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		resp.Images = append(resp.Images, describe(i))
-		return resp, nil
+		return []*runtimeapi.Image{describe(i)}, nil
 	}
+	var list []*runtimeapi.Image
 	for _, i := range s.images.List() {
-		resp.Images = append(resp.Images, describe(i))
+		list = append(list, describe(i))
 	}
-	return resp, nil
+	return list, nil
+}
+
+// StreamImages sends what ListImages answers, one message an image.
+func (s *Server) StreamImages(req *runtimeapi.StreamImagesRequest, out runtimeapi.ImageService_StreamImagesServer) error {
+	list, err := s.imageItems(req.GetFilter())
+	if err != nil {
+		return err
+	}
+	for _, i := range list {
+		if err := out.Send(&runtimeapi.StreamImagesResponse{Images: []*runtimeapi.Image{i}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ImageStatus describes one image; one that is not there is no error but an
@@ -71,7 +92,13 @@ func (s *Server) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusReque
 	if err != nil {
 		return nil, err
 	}
-	return &runtimeapi.ImageStatusResponse{Image: describe(i)}, nil
+	resp := &runtimeapi.ImageStatusResponse{Image: describe(i)}
+	if req.GetVerbose() {
+		if resp.Info, err = info(map[string]any{"imageSpec": map[string]any{"created": i.Created, "config": i.Config}, "layers": i.Layers}); err != nil {
+			return nil, err
+		}
+	}
+	return resp, nil
 }
 
 func describe(i *image.Image) *runtimeapi.Image {

@@ -23,7 +23,7 @@ func (s *Server) mounts(c *container) ([]oci.Mount, error) {
 	for _, name := range []string{"hostname", "resolv.conf"} {
 		if t := "/etc/" + name; !taken[t] {
 			list = append(list, oci.Mount{
-				Source: filepath.Join(s.podDir(c.Pod), name), Target: t, ReadOnly: c.security().GetReadonlyRootfs(),
+				Source: filepath.Join(s.podDir(c.Pod), name), Target: t, ReadOnly: c.security().GetReadonlyRootfs(), Mapped: true,
 			})
 		}
 	}
@@ -43,8 +43,12 @@ func (s *Server) mounts(c *container) ([]oci.Mount, error) {
 				return nil, fmt.Errorf("making the host path of %s: %w", m.GetContainerPath(), err)
 			}
 		}
+		shift, err := mapped(m, c.pod.users)
+		if err != nil {
+			return nil, err
+		}
 		o := oci.Mount{
-			Source: source, Target: m.GetContainerPath(), ReadOnly: m.GetReadonly(), RecursiveReadOnly: m.GetRecursiveReadOnly(),
+			Mapped: shift, Source: source, Target: m.GetContainerPath(), ReadOnly: m.GetReadonly(), RecursiveReadOnly: m.GetRecursiveReadOnly(),
 		}
 		switch m.GetPropagation() {
 		case runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
@@ -119,8 +123,11 @@ func nonEmpty(found []string, sub string) error {
 }
 
 // checkMounts refuses what the CRI forbids, before anything is made.
-func checkMounts(list []*runtimeapi.Mount) error {
+func checkMounts(list []*runtimeapi.Mount, pod *oci.Users) error {
 	for _, m := range list {
+		if _, err := mapped(m, pod); err != nil {
+			return err
+		}
 		switch {
 		case !filepath.IsAbs(m.GetContainerPath()):
 			return fmt.Errorf("%w: the path %q of a mount in the container must be absolute", errInvalid, m.GetContainerPath())

@@ -64,14 +64,14 @@ func (s *Server) openOutput(c *container) (*output, oci.Stdio, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fail(fmt.Errorf("making the folder of pipes: %w", err))
 	}
-	if o.out, stdio.Out, err = fifo(filepath.Join(dir, "out"), c.User.UID, false); err != nil {
+	if o.out, stdio.Out, err = fifo(filepath.Join(dir, "out"), c.pod.users.Host(c.User.UID), false); err != nil {
 		return fail(err)
 	}
-	if o.err, stdio.Err, err = fifo(filepath.Join(dir, "err"), c.User.UID, false); err != nil {
+	if o.err, stdio.Err, err = fifo(filepath.Join(dir, "err"), c.pod.users.Host(c.User.UID), false); err != nil {
 		return fail(err)
 	}
 	if c.config().GetStdin() {
-		if o.in, stdio.In, err = fifo(filepath.Join(dir, "in"), c.User.UID, true); err != nil {
+		if o.in, stdio.In, err = fifo(filepath.Join(dir, "in"), c.pod.users.Host(c.User.UID), true); err != nil {
 			return fail(err)
 		}
 	}

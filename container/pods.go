@@ -25,6 +25,7 @@ type pod struct {
 	mu sync.RWMutex
 	podRecord
 	spaces sandbox.Pod
+	users  *oci.Users // nil: the host's
 	pause  *oci.Child // holds a shared PID namespace
 }
 
@@ -48,6 +49,10 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandbo
 		ID: newID(), Config: message[*runtimeapi.PodSandboxConfig]{c}, Handler: req.GetRuntimeHandler(),
 		Ready: true, Created: s.cfg.Now(), Boot: s.boot,
 	}}
+	var err error
+	if p.users, err = users(p.options()); err != nil {
+		return nil, err
+	}
 	p.Cgroup = s.parentGroup(c.GetLinux().GetCgroupParent())
 	name := podName(meta)
 	if err := s.reserve(name, p.ID); err != nil {
@@ -91,9 +96,14 @@ func (s *Server) runPod(ctx context.Context, p *pod) (err error) {
 		HostIPC:     ns.GetIpc() == runtimeapi.NamespaceMode_NODE,
 		Hostname:    c.GetHostname(),
 		Sysctls:     sysctls,
+		Users:       p.users,
+		Launcher:    s.launcher,
 	})
 	if err != nil {
 		return err
+	}
+	if p.users != nil {
+		p.users.Path = p.spaces.Users
 	}
 	group := s.layout.Group(p.Cgroup)
 	fresh := !group.Exists()
@@ -142,7 +152,7 @@ func (s *Server) startPause(ctx context.Context, p *pod) error {
 	if err := g.Create(); err != nil {
 		return err
 	}
-	child, err := s.launcher.Pause(ctx, oci.Namespaces{Network: p.spaces.Network, IPC: p.spaces.IPC, UTS: p.spaces.UTS}, g)
+	child, err := s.launcher.Pause(ctx, oci.Namespaces{Network: p.spaces.Network, IPC: p.spaces.IPC, UTS: p.spaces.UTS}, p.users, g)
 	if err != nil {
 		return fmt.Errorf("starting the pod's first process: %w", err)
 	}

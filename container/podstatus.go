@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -18,13 +19,23 @@ func (s *Server) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxS
 		resp.ContainersStatuses = append(resp.ContainersStatuses, c.status())
 	}
 	if req.GetVerbose() {
-		info, err := json.Marshal(map[string]any{"cgroup": p.Cgroup, "netns": p.spaces.Network, "pid": p.Pause.PID})
+		resp.Info, err = info(map[string]any{
+			"pid": p.Pause.PID, "cgroup": p.Cgroup, "netns": p.spaces.Network, "runtimeHandler": p.Handler, "config": message[*runtimeapi.PodSandboxConfig]{p.config()},
+		})
 		if err != nil {
 			return nil, err
 		}
-		resp.Info = map[string]string{"info": string(info)}
 	}
 	return resp, nil
+}
+
+// info is what the CRI's verbose answers hold: JSON under one key.
+func info(v map[string]any) (map[string]string, error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("describing in JSON: %w", err)
+	}
+	return map[string]string{"info": string(text)}, nil
 }
 
 func (p *pod) status() *runtimeapi.PodSandboxStatus {

@@ -108,6 +108,9 @@ func (s *Server) podRecord(id string) string { return filepath.Join(s.cfg.Root, 
 
 func (s *Server) containerDir(id string) string { return filepath.Join(s.cfg.Root, "containers", id) }
 
+// containerUpper is the container's writable layer.
+func (s *Server) containerUpper(id string) string { return filepath.Join(s.containerDir(id), "upper") }
+
 func (s *Server) containerRecord(id string) string {
 	return filepath.Join(s.containerDir(id), "state.json")
 }

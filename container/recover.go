@@ -53,6 +53,12 @@ func (s *Server) recoverPods() error {
 			return err
 		}
 		p.spaces = sandbox.Find(s.nsDir(p.ID))
+		if p.users, err = users(p.options()); err != nil {
+			return fmt.Errorf("sandbox %s: %w", p.ID, err)
+		}
+		if p.users != nil {
+			p.users.Path = p.spaces.Users
+		}
 		alive := p.Boot == s.boot
 		if p.Pause.PID != 0 && alive {
 			child, err := oci.Find(p.Pause.PID, p.Pause.Start)

@@ -42,7 +42,9 @@ type Server struct {
 	end  context.CancelFunc
 	work sync.WaitGroup
 
-	ports sync.Mutex // serialises mapPorts
+	ports    sync.Mutex // serialises mapPorts
+	tryShift sync.Once  // see shifts
+	canShift bool
 
 	mu         sync.RWMutex
 	pods       map[string]*pod
@@ -128,7 +130,7 @@ func (s *Server) holderGroup() cgroup.Group {
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	// Exec results and lists may be large; the kubelet accepts 16 MiB.
 	const limit = 16 << 20
-	g := grpc.NewServer(grpc.MaxRecvMsgSize(limit), grpc.MaxSendMsgSize(limit), grpc.UnaryInterceptor(classify))
+	g := grpc.NewServer(grpc.MaxRecvMsgSize(limit), grpc.MaxSendMsgSize(limit), grpc.UnaryInterceptor(classify), grpc.StreamInterceptor(classifyStream))
 	runtimeapi.RegisterRuntimeServiceServer(g, s)
 	runtimeapi.RegisterImageServiceServer(g, s)
 	stop := context.AfterFunc(ctx, g.Stop)

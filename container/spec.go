@@ -22,12 +22,12 @@ func (s *Server) spec(c *container) (*oci.Spec, error) {
 		ID: c.ID, Args: commandLine(conf, c.image.Config.Entrypoint, c.image.Config.Cmd), Env: s.environment(c), Cwd: conf.GetWorkingDir(),
 		Rootfs: oci.Rootfs{
 			Lowers: s.images.Folders(c.image), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
-			Target: filepath.Join(s.cfg.Root, "mnt"),
+			Target: filepath.Join(s.cfg.Root, "mnt"), Mapped: []string{s.layers.Dir(), dir},
 		},
 		ReadonlyRootfs: sec.GetReadonlyRootfs(), Privileged: sec.GetPrivileged(),
 		SharedMemory: c.pod.spaces.SharedMemory, Process: *proc, TTY: conf.GetTty(),
-		OOMScoreAdj: c.oomScore(),
-		Namespaces:  oci.Namespaces{Network: c.pod.spaces.Network, IPC: c.pod.spaces.IPC, UTS: c.pod.spaces.UTS, Cgroup: !sec.GetPrivileged()},
+		OOMScoreAdj: c.oomScore(), Users: c.pod.users,
+		Namespaces: oci.Namespaces{Network: c.pod.spaces.Network, IPC: c.pod.spaces.IPC, UTS: c.pod.spaces.UTS, Cgroup: !sec.GetPrivileged()},
 	}
 	if spec.Cwd == "" {
 		spec.Cwd = c.image.Config.WorkingDir

@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"path/filepath"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -57,8 +56,7 @@ func (s *Server) running(id, podID string, labels map[string]string) []*containe
 func (s *Server) stats(c *container) *runtimeapi.ContainerStats {
 	now, conf := s.cfg.Now().UnixNano(), c.config()
 	used := c.group.Stats()
-	dir := filepath.Join(s.containerDir(c.ID), "upper")
-	bytes, inodes := snapshot.DiskUsage(dir)
+	bytes, inodes := snapshot.DiskUsage(s.containerUpper(c.ID))
 	return &runtimeapi.ContainerStats{
 		Attributes: &runtimeapi.ContainerAttributes{
 			Id: c.ID, Metadata: conf.GetMetadata(), Labels: conf.GetLabels(), Annotations: conf.GetAnnotations(),

@@ -2,8 +2,11 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -16,15 +19,28 @@ func (s *Server) Version(context.Context, *runtimeapi.VersionRequest) (*runtimea
 }
 
 // Status reports that the runtime works and what it can do.
-func (s *Server) Status(context.Context, *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
-	features := &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}
-	return &runtimeapi.StatusResponse{
+func (s *Server) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	features := &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true, UserNamespaces: s.shifts()}
+	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
 			{Type: runtimeapi.RuntimeReady, Status: true}, {Type: runtimeapi.NetworkReady, Status: true},
 		}},
 		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Features: features}, {Name: "knarr", Features: features}},
 		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
-	}, nil
+	}
+	if req.GetVerbose() {
+		config, err := json.Marshal(map[string]any{"root": s.cfg.Root, "stateDir": s.cfg.Run, "cgroupParent": s.cfg.CgroupParent})
+		if err != nil {
+			return nil, fmt.Errorf("describing in JSON: %w", err)
+		}
+		resp.Info = map[string]string{"config": string(config)}
+	}
+	return resp, nil
+}
+
+// CheckpointContainer is not served.
+func (s *Server) CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "containers cannot be checkpointed: that needs CRIU, which this runtime does not use")
 }
 
 // RuntimeConfig says how cgroups are named.

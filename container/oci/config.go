@@ -13,6 +13,7 @@ const (
 	flagNoNewPrivs
 	flagSetns
 	flagPause
+	flagUser
 )
 
 const (

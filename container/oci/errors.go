@@ -51,6 +51,7 @@ var stages = [...]string{
 	"entering the root file system", "mounting /proc", "masking paths", "making paths read-only",
 	"taking the terminal", "loading the seccomp filter", "setting capabilities", "setting supplemental groups",
 	"setting the user", "entering the working directory", "", "", "setting resource limits",
+	"entering the user namespace",
 }
 
 const (

@@ -15,6 +15,7 @@ type ExecSpec struct {
 	Target      *Child // the container's first process
 	TTY         bool
 	OOMScoreAdj int
+	Users       *Users // as in [Spec]
 	Process
 }
 
@@ -32,7 +33,7 @@ func (l *Launcher) Exec(ctx context.Context, spec *ExecSpec, stdio Stdio, cg Cgr
 		if err != nil {
 			return nil, fmt.Errorf("opening the root of process %d: %w", spec.Target.PID, err)
 		}
-		master, slave, err := terminal(root, spec.UID)
+		master, slave, err := terminal(root, spec.Users.Host(spec.UID))
 		unix.Close(root)
 		if err != nil {
 			return nil, err
@@ -53,7 +54,9 @@ func (l *Launcher) Exec(ctx context.Context, spec *ExecSpec, stdio Stdio, cg Cgr
 			return fmt.Errorf("entering the PID namespace of process %d: %w", spec.Target.PID, err)
 		}
 		var err error
-		child, err = l.spawn(ctx, spec.Args, spec.Env, &cfg, stdio, target, 0, cg, spec.OOMScoreAdj)
+		child, err = l.spawn(ctx, &job{
+			args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: target, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj,
+		})
 		return err
 	})
 	if err != nil {
@@ -68,22 +71,16 @@ func (l *Launcher) Exec(ctx context.Context, spec *ExecSpec, stdio Stdio, cg Cgr
 
 // Pause starts a process that does nothing but hold a PID namespace and reap
 // what is orphaned in it. Pods that share their processes need one.
-func (l *Launcher) Pause(ctx context.Context, ns Namespaces, cg Cgroup) (*Child, error) {
+func (l *Launcher) Pause(ctx context.Context, ns Namespaces, users *Users, cg Cgroup) (*Child, error) {
 	var child *Child
 	err := OnThread(func() error {
-		for _, n := range []struct {
-			path string
-			kind int
-		}{{ns.Network, unix.CLONE_NEWNET}, {ns.IPC, unix.CLONE_NEWIPC}, {ns.UTS, unix.CLONE_NEWUTS}} {
-			if n.path == "" {
-				continue
-			}
-			if err := setns(n.path, n.kind); err != nil {
-				return err
-			}
+		err := Enter(ns)
+		if err != nil {
+			return err
 		}
-		var err error
-		child, err = l.spawn(ctx, []string{"pause"}, nil, &initConfig{flags: flagPause}, Stdio{}, -1, unix.CLONE_NEWPID, cg, -998)
+		child, err = l.spawn(ctx, &job{
+			args: []string{"pause"}, cfg: &initConfig{flags: flagPause}, extra: -1, users: users, flags: unix.CLONE_NEWPID, cgroup: cg, oomScore: -998,
+		})
 		return err
 	})
 	return child, err

@@ -84,7 +84,7 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 		}
 		var console *os.File
 		if spec.TTY {
-			master, slave, err := terminal(root, spec.UID)
+			master, slave, err := terminal(root, spec.Users.Host(spec.UID))
 			if err != nil {
 				return err
 			}
@@ -96,7 +96,9 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 		if spec.Namespaces.PID == Private {
 			flags = unix.CLONE_NEWPID
 		}
-		child, err = l.spawn(ctx, spec.Args, spec.Env, &cfg, stdio, root, flags, cg, spec.OOMScoreAdj)
+		child, err = l.spawn(ctx, &job{
+			args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: root, users: spec.Users, flags: flags, cgroup: cg, oomScore: spec.OOMScoreAdj,
+		})
 		if err != nil {
 			if console != nil {
 				console.Close()
@@ -131,6 +133,12 @@ func enter(ns Namespaces) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("making a mount namespace: %w", err)
 	}
+	return Enter(ns)
+}
+
+// Enter puts the calling thread, one of [OnThread]'s, into namespaces. A PID
+// namespace is entered by the thread's children alone.
+func Enter(ns Namespaces) error {
 	for _, n := range []struct {
 		path string
 		kind int
@@ -157,13 +165,27 @@ func setns(path string, kind int) error {
 	return nil
 }
 
+// job is one run of the init program.
+type job struct {
+	args, env []string
+	cfg       *initConfig
+	stdio     Stdio
+	extra     int    // the root's or the target's descriptor, or -1
+	users     *Users // nil: the host's
+	flags     uintptr
+	cgroup    Cgroup // nil: none is joined
+	oomScore  int
+}
+
 // spawn clones the init program and follows it until the real program runs.
-func (l *Launcher) spawn(ctx context.Context, args, env []string, cfg *initConfig, stdio Stdio, extra int,
-	flags uintptr, cg Cgroup, oomScore int) (*Child, error) {
-	if len(args) == 0 {
+func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
+	if len(j.args) == 0 {
 		return nil, errors.New("no command given: set one in the pod or in the image")
 	}
-	conf, err := blobFile("knarr-config", cfg.encode())
+	if j.users != nil {
+		j.cfg.flags |= flagUser
+	}
+	conf, err := blobFile("knarr-config", j.cfg.encode())
 	if err != nil {
 		return nil, err
 	}
@@ -180,15 +202,23 @@ func (l *Launcher) spawn(ctx context.Context, args, env []string, cfg *initConfi
 
 	pidfd := -1
 	attr := &syscall.ProcAttr{
-		Dir: "", Env: env,
-		Files: []uintptr{l.or(stdio.In), l.or(stdio.Out), l.or(stdio.Err), conf.Fd(), theirs.Fd(), uintptr(extra)},
-		Sys:   &syscall.SysProcAttr{Cloneflags: flags, PidFD: &pidfd},
+		Dir: "", Env: j.env,
+		Files: []uintptr{l.or(j.stdio.In), l.or(j.stdio.Out), l.or(j.stdio.Err), conf.Fd(), theirs.Fd(), uintptr(j.extra)},
+		Sys:   &syscall.SysProcAttr{Cloneflags: j.flags, PidFD: &pidfd},
 	}
-	if extra < 0 {
+	if j.extra < 0 {
 		attr.Files[5] = l.null.Fd()
 	}
-	if cg != nil {
-		fd, release, err := cg.Open()
+	if j.users != nil {
+		ns, err := os.Open(j.users.Path)
+		if err != nil {
+			return nil, fmt.Errorf("opening the user namespace: %w", err)
+		}
+		defer ns.Close()
+		attr.Files = append(attr.Files, ns.Fd())
+	}
+	if j.cgroup != nil {
+		fd, release, err := j.cgroup.Open()
 		if err != nil {
 			return nil, err
 		}
@@ -197,7 +227,7 @@ func (l *Launcher) spawn(ctx context.Context, args, env []string, cfg *initConfi
 			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fd
 		}
 	}
-	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(l.init.Fd())), args, attr)
+	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(l.init.Fd())), j.args, attr)
 	if err != nil {
 		return nil, fmt.Errorf("cloning the container's process: %w", err)
 	}
@@ -208,7 +238,7 @@ func (l *Launcher) spawn(ctx context.Context, args, env []string, cfg *initConfi
 		unix.Close(pidfd)
 		return nil, err
 	}
-	if err := follow(ctx, child, ours, args, cg, oomScore); err != nil {
+	if err := follow(ctx, child, ours, j.args, j.cgroup, j.oomScore); err != nil {
 		discard(pidfd)
 		child.Close()
 		return nil, err

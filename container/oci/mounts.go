@@ -12,11 +12,15 @@ import (
 	"knarr.dev/knarr/container/rooted"
 )
 
+// ttyGroup owns terminals, by a convention of all distributions.
+const ttyGroup = 5
+
 // tree puts together a container's file system in the mount namespace of the
 // calling thread.
 type tree struct {
-	spec *Spec
-	root int // the overlay's root
+	spec  *Spec
+	root  int // the overlay's root
+	users int // the user namespace, or -1
 }
 
 // source is a detached copy of a host path, taken before the thread leaves the
@@ -78,14 +82,6 @@ func mergeLayers(layers []string) (source, error) {
 		return source{}, fmt.Errorf("mounting an image: %w", err)
 	}
 	return source{fd, true}, nil
-}
-
-// take is the mount's source.
-func (m *Mount) take() (source, error) {
-	if len(m.Layers) > 0 {
-		return mergeLayers(m.Layers)
-	}
-	return cloneSource(m.Source, true)
 }
 
 // overlay mounts the root file system detached. The writable folder is
@@ -178,6 +174,12 @@ func (t *tree) attach(s source, target string) error {
 }
 
 func (t *tree) bind(s source, m Mount) error {
+	if m.Mapped && t.users >= 0 {
+		if err := idmap(s.fd, t.users); err != nil {
+			unix.Close(s.fd)
+			return fmt.Errorf("showing %s to a user namespace: %w: its file system must support id-mapped mounts", m.Source, err)
+		}
+	}
 	propagation := m.Propagation
 	if propagation == 0 {
 		propagation = unix.MS_PRIVATE
@@ -238,7 +240,7 @@ func (t *tree) defaults(cgroups []source) error {
 		options      []string
 	}{
 		{"tmpfs", "/dev", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_STRICTATIME, []string{"mode=755", "size=65536k"}},
-		{"devpts", "/dev/pts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, []string{"newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{"devpts", "/dev/pts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, []string{"newinstance", "ptmxmode=0666", "mode=0620", fmt.Sprint("gid=", t.spec.Users.Host(ttyGroup))}},
 		{"mqueue", "/dev/mqueue", noSetattr, nil},
 	}
 	for _, s := range steps {
@@ -261,7 +263,9 @@ func (t *tree) cgroups(sources []source, attr int) error {
 		}
 	}
 	for i, m := range t.spec.CgroupMounts {
-		err := t.bind(sources[i], Mount{Source: m.Source, Target: m.Target, Flags: uint64(attr)})
+		src := sources[i]
+		sources[i].fd = -1 // bind closes it
+		err := t.bind(src, Mount{Source: m.Source, Target: m.Target, Flags: uint64(attr)})
 		if err != nil {
 			return err
 		}
@@ -280,63 +284,121 @@ func (t *tree) lockRoot() error {
 
 // build runs on the container's thread. It returns the overlay's root.
 func build(s *Spec, enter func() error) (int, error) {
-	root, err := overlay(s.Rootfs)
+	sources, err := takeSources(s)
 	if err != nil {
 		return -1, err
 	}
-	fail := func(err error) (int, error) { unix.Close(root); return -1, err }
-	cg := make([]source, 0, len(s.CgroupMounts))
+	defer sources.close()
+	if err := enter(); err != nil {
+		return -1, err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return -1, fmt.Errorf("making the mount namespace private: %w", err)
+	}
+	t := &tree{spec: s, users: -1}
+	if s.Users != nil {
+		if t.users, err = unix.Open(s.Users.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return -1, &os.PathError{Op: "opening the user namespace", Path: s.Users.Path, Err: err}
+		}
+		defer unix.Close(t.users)
+		if err := mapFolders(s.Rootfs.Mapped, t.users); err != nil {
+			return -1, err
+		}
+		restore, err := actAs(s.Users)
+		if err != nil {
+			return -1, err
+		}
+		defer restore()
+	}
+	if t.root, err = overlay(s.Rootfs); err != nil {
+		return -1, err
+	}
+	if err := t.fill(sources); err != nil {
+		unix.Close(t.root)
+		return -1, err
+	}
+	return t.root, nil
+}
+
+// fill places the root and mounts everything in it.
+func (t *tree) fill(from *sources) error {
+	s := t.spec
+	at, err := unix.Open(s.Rootfs.Target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "opening the mount point", Path: s.Rootfs.Target, Err: err}
+	}
+	defer unix.Close(at)
+	if err := unix.MoveMount(t.root, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("placing the root file system: %w", err)
+	}
+	if err := t.defaults(from.cgroups); err != nil {
+		return err
+	}
+	for i, m := range from.mounts {
+		src := from.binds[i]
+		if len(m.Layers) > 0 {
+			if src, err = mergeLayers(m.Layers); err != nil {
+				return err
+			}
+		}
+		from.binds[i].fd = -1 // bind closes it
+		if err := t.bind(src, m); err != nil {
+			return err
+		}
+	}
+	cwd, err := rooted.Dir(t.root, s.Cwd, 0o755, nil)
+	if err != nil {
+		return fmt.Errorf("making working directory %s: %w", s.Cwd, err)
+	}
+	unix.Close(cwd)
+	if s.ReadonlyRootfs {
+		return t.lockRoot()
+	}
+	return nil
+}
+
+// sources are detached copies of what is mounted from the host.
+type sources struct {
+	cgroups []source
+	mounts  []Mount  // what is to be mounted, in this order
+	binds   []source // and from where; fd -1: from layers
+}
+
+// takeSources copies the host's mounts, before the thread leaves their namespace.
+func takeSources(s *Spec) (*sources, error) {
+	from := &sources{mounts: s.Mounts}
+	if s.SharedMemory != "" {
+		from.mounts = append([]Mount{{Source: s.SharedMemory, Target: "/dev/shm"}}, s.Mounts...)
+	}
 	for _, m := range s.CgroupMounts {
 		src, err := cloneSource(m.Source, false)
 		if err != nil {
-			return fail(err)
+			from.close()
+			return nil, err
 		}
-		cg = append(cg, src)
+		from.cgroups = append(from.cgroups, src)
 	}
-	binds := s.Mounts
-	if s.SharedMemory != "" {
-		binds = append([]Mount{{Source: s.SharedMemory, Target: "/dev/shm"}}, binds...)
-	}
-	sources := make([]source, 0, len(binds))
-	for _, m := range binds {
-		src, err := m.take()
-		if err != nil {
-			return fail(err)
+	for _, m := range from.mounts {
+		src := source{fd: -1}
+		if len(m.Layers) == 0 {
+			var err error
+			if src, err = cloneSource(m.Source, true); err != nil {
+				from.close()
+				return nil, err
+			}
 		}
-		sources = append(sources, src)
+		from.binds = append(from.binds, src)
 	}
-	if err := enter(); err != nil {
-		return fail(err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fail(fmt.Errorf("making the mount namespace private: %w", err))
-	}
-	at, err := unix.Open(s.Rootfs.Target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fail(&os.PathError{Op: "opening the mount point", Path: s.Rootfs.Target, Err: err})
-	}
-	defer unix.Close(at)
-	if err := unix.MoveMount(root, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-		return fail(fmt.Errorf("placing the root file system: %w", err))
-	}
-	t := &tree{spec: s, root: root}
-	if err := t.defaults(cg); err != nil {
-		return fail(err)
-	}
-	for i, m := range binds {
-		if err := t.bind(sources[i], m); err != nil {
-			return fail(err)
+	return from, nil
+}
+
+// close lets go of what was not mounted.
+func (s *sources) close() {
+	for _, list := range [][]source{s.cgroups, s.binds} {
+		for _, src := range list {
+			if src.fd >= 0 {
+				unix.Close(src.fd)
+			}
 		}
 	}
-	if cwd, err := rooted.Dir(root, s.Cwd, 0o755, nil); err != nil {
-		return fail(fmt.Errorf("making working directory %s: %w", s.Cwd, err))
-	} else {
-		unix.Close(cwd)
-	}
-	if s.ReadonlyRootfs {
-		if err := t.lockRoot(); err != nil {
-			return fail(err)
-		}
-	}
-	return root, nil
 }

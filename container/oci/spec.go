@@ -20,6 +20,7 @@ type Spec struct {
 	CgroupMounts   []CgroupMount
 
 	Namespaces Namespaces
+	Users      *Users // nil: the host's
 	Sysctls    map[string]string
 	Process
 	OOMScoreAdj int
@@ -47,6 +48,9 @@ type Rootfs struct {
 	Upper  string
 	Work   string
 	Target string // empty host folder on which the tree is put together
+	// Mapped are host folders that hold the layers and the writable folder. With
+	// [Spec.Users] the overlay sees them with their owners shifted.
+	Mapped []string
 }
 
 // Mount is one bind mount, or the view of an image's layers.
@@ -57,6 +61,7 @@ type Mount struct {
 	ReadOnly          bool
 	RecursiveReadOnly bool   // implies ReadOnly
 	Propagation       uint64 // unix.MS_PRIVATE, MS_SLAVE or MS_SHARED; 0 is private
+	Mapped            bool   // show the owners of files as [Spec.Users] has them
 	Flags             uint64 // MOUNT_ATTR_* set beside
 }
 

@@ -3,8 +3,8 @@
 // A namespace lives as long as something refers to it. Here that is a bind
 // mount of the namespace on a file, so no process is needed:
 //
-//	<dir>/net, ipc, uts   the pinned namespaces
-//	<dir>/shm             a tmpfs, the pod's /dev/shm
+//	<dir>/net, ipc, uts, user   the pinned namespaces
+//	<dir>/shm                   a tmpfs, the pod's /dev/shm
 package sandbox
 
 import (
@@ -28,11 +28,16 @@ type Options struct {
 	Hostname    string
 	Sysctls     map[string]string
 	SharedSize  string // of /dev/shm, as tmpfs wants it; empty for 64m
+	// Users, when not nil, is made too, and the others belong to it; Launcher makes
+	// it. It goes with none of the host's namespaces.
+	Users    *oci.Users
+	Launcher *oci.Launcher
 }
 
 // Pod holds the paths of what was made; empty ones are the host's.
 type Pod struct {
 	Network, IPC, UTS string
+	Users             string // with [Options.Users]
 	SharedMemory      string
 }
 
@@ -92,8 +97,18 @@ func Create(ctx context.Context, o Options) (pod Pod, err error) {
 	if flags == 0 {
 		return pod, oci.OnThread(func() error { return oci.SetSysctls(o.Sysctls) })
 	}
+	if o.Users != nil {
+		err = o.Launcher.NewNamespaces(ctx, o.Users, uintptr(flags), func(pid int) error { return pod.pin(o.Dir, fmt.Sprintf("/proc/%d", pid), flags|unix.CLONE_NEWUSER) })
+		if err != nil {
+			return pod, err
+		}
+	}
 	err = oci.OnThread(func() error {
-		if err := unix.Unshare(flags); err != nil {
+		if o.Users != nil {
+			if err := oci.Enter(oci.Namespaces{Network: pod.Network, IPC: pod.IPC, UTS: pod.UTS}); err != nil {
+				return err
+			}
+		} else if err := unix.Unshare(flags); err != nil {
 			return fmt.Errorf("making the pod's namespaces: %w", err)
 		}
 		if !o.HostNetwork {
@@ -109,22 +124,34 @@ func Create(ctx context.Context, o Options) (pod Pod, err error) {
 		if err := oci.SetSysctls(o.Sysctls); err != nil {
 			return err
 		}
-		for _, n := range []struct {
-			name string
-			flag int
-			path *string
-		}{{"net", unix.CLONE_NEWNET, &pod.Network}, {"uts", unix.CLONE_NEWUTS, &pod.UTS}, {"ipc", unix.CLONE_NEWIPC, &pod.IPC}} {
-			if flags&n.flag == 0 {
-				continue
-			}
-			*n.path = filepath.Join(o.Dir, n.name)
-			if err := pin("/proc/thread-self/ns/"+n.name, *n.path); err != nil {
-				return err
-			}
+		if o.Users != nil {
+			return nil // pinned above
 		}
-		return nil
+		return pod.pin(o.Dir, "/proc/thread-self", flags)
 	})
 	return pod, err
+}
+
+// pin keeps the namespaces of flags that the process or thread at proc is in.
+func (p *Pod) pin(dir, proc string, flags int) error {
+	for _, n := range []struct {
+		name string
+		flag int
+		path *string
+	}{
+		{"net", unix.CLONE_NEWNET, &p.Network}, {"uts", unix.CLONE_NEWUTS, &p.UTS}, {"ipc", unix.CLONE_NEWIPC, &p.IPC},
+		{"user", unix.CLONE_NEWUSER, &p.Users},
+	} {
+		if flags&n.flag == 0 {
+			continue
+		}
+		path := filepath.Join(dir, n.name)
+		if err := pin(proc+"/ns/"+n.name, path); err != nil {
+			return err
+		}
+		*n.path = path
+	}
+	return nil
 }
 
 // Find returns the paths of a pod made by an earlier process.
@@ -137,7 +164,7 @@ func Find(dir string) Pod {
 		}
 		return ""
 	}
-	pod := Pod{Network: pinned("net"), IPC: pinned("ipc"), UTS: pinned("uts"), SharedMemory: filepath.Join(dir, "shm")}
+	pod := Pod{Network: pinned("net"), IPC: pinned("ipc"), UTS: pinned("uts"), Users: pinned("user"), SharedMemory: filepath.Join(dir, "shm")}
 	if pod.IPC == "" {
 		pod.SharedMemory = "/dev/shm"
 	}
@@ -150,7 +177,7 @@ func ReleaseNetwork(dir string) error { return unpin(filepath.Join(dir, "net")) 
 // Remove lets go of everything in dir and removes it. Repeating it is harmless.
 func Remove(dir string) error {
 	var errs []error
-	for _, n := range []string{"net", "uts", "ipc"} {
+	for _, n := range []string{"net", "uts", "ipc", "user"} {
 		errs = append(errs, unpin(filepath.Join(dir, n)))
 	}
 	errs = append(errs, unmount(filepath.Join(dir, "shm")))

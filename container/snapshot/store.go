@@ -53,6 +53,9 @@ func Open(dir string) (*Store, error) {
 
 func (s *Store) tmp() string { return filepath.Join(s.dir, "tmp") }
 
+// Dir holds the folders of all layers.
+func (s *Store) Dir() string { return filepath.Join(s.dir, "layers") }
+
 func (s *Store) layer(diffID string) string {
 	return filepath.Join(s.dir, "layers", strings.TrimPrefix(diffID, "sha256:"))
 }

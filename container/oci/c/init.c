@@ -24,11 +24,11 @@
 #include <asm/ioctls.h>
 #include <linux/fcntl.h>
 
-enum { CONFIG_FD = 3, SYNC_FD = 4, ROOT_FD = 5 };
-enum { F_PIVOT = 1, F_NEWCGROUP = 2, F_PROC = 4, F_TTY = 8, F_NNP = 16, F_SETNS = 32, F_PAUSE = 64 };
+enum { CONFIG_FD = 3, SYNC_FD = 4, ROOT_FD = 5, USER_FD = 6 };
+enum { F_PIVOT = 1, F_NEWCGROUP = 2, F_PROC = 4, F_TTY = 8, F_NNP = 16, F_SETNS = 32, F_PAUSE = 64, F_USER = 128 };
 enum {
 	S_CONFIG = 1, S_SETNS, S_CGROUPNS, S_PIVOT, S_PROC, S_MASK, S_READONLY, S_TTY,
-	S_SECCOMP, S_CAPS, S_GROUPS, S_USER, S_CWD, S_LOOKUP, S_EXEC, S_LIMIT,
+	S_SECCOMP, S_CAPS, S_GROUPS, S_USER, S_CWD, S_LOOKUP, S_EXEC, S_LIMIT, S_USERNS,
 };
 
 struct config {
@@ -136,6 +136,22 @@ static void run(char **argv, char **envp) {
 	die(S_LOOKUP, denied ? denied : -ENOENT);
 }
 
+/*
+ * The last namespace to be entered, as the host's root rights go with it. The
+ * tree has been mounted by then; a container's first process copies it into a mount
+ * namespace of its users' own, where they may mount and cannot undo what is there.
+ */
+static void user_namespace(const struct config *c) {
+	check(S_USERNS, SYS2(__NR_setns, USER_FD, CLONE_NEWUSER));
+	SYS1(__NR_close, USER_FD);
+	if (c->flags & F_PIVOT) check(S_USERNS, SYS1(__NR_unshare, CLONE_NEWNS));
+	if (c->flags & F_PAUSE) {
+		check(S_GROUPS, SYS2(__NR_setgroups, 0, 0));
+		check(S_USER, SYS3(__NR_setresgid, 0, 0, 0));
+		check(S_USER, SYS3(__NR_setresuid, 0, 0, 0));
+	}
+}
+
 /* Process 1 of a pod with a shared PID namespace: reaps, and ends on a signal. */
 static void pause_forever(void) {
 	u64 set = ~0ULL;
@@ -164,9 +180,11 @@ __attribute__((used)) void start_c(long *sp) {
 	SYS3(__NR_fcntl, SYNC_FD, F_SETFD, 1);
 	if (SYS3(__NR_read, SYNC_FD, &go, 1) != 1) SYS1(__NR_exit_group, 127);
 
-	if (c->flags & F_PAUSE) pause_forever();
+	if (c->flags & F_PAUSE) {
+		if (c->flags & F_USER) user_namespace(c);
+		pause_forever();
+	}
 	if (c->flags & F_SETNS) check(S_SETNS, SYS2(__NR_setns, ROOT_FD, c->setns));
-	if (c->flags & F_NEWCGROUP) check(S_CGROUPNS, SYS1(__NR_unshare, CLONE_NEWCGROUP));
 	if (c->flags & F_PIVOT) {
 		check(S_PIVOT, SYS1(__NR_fchdir, ROOT_FD));
 		check(S_PIVOT, SYS2(__NR_pivot_root, ".", "."));
@@ -187,6 +205,8 @@ __attribute__((used)) void start_c(long *sp) {
 		u64 lim[2] = { c->nofile, c->nofile };
 		check(S_LIMIT, SYS4(__NR_prlimit64, 0, 7 /* RLIMIT_NOFILE */, lim, 0));
 	}
+	if (c->flags & F_USER) user_namespace(c);
+	if (c->flags & F_NEWCGROUP) check(S_CGROUPNS, SYS1(__NR_unshare, CLONE_NEWCGROUP));
 	if (!(c->flags & F_NNP)) filter(c);
 	cwd = SYS1(__NR_chdir, blob + c->cwd);
 	identity(c);
