@@ -80,6 +80,9 @@ func (s *Server) newDiscovery() *discovery {
 	}
 	core := list(schema.GroupVersion{Version: "v1"})
 	core.APIResources = append(core.APIResources, virtualResources()...)
+	if s.servesUsage() {
+		list(metricsVersion).APIResources = usageResources()
+	}
 	for _, l := range d.versions {
 		sort.Slice(l.APIResources, func(i, j int) bool { return l.APIResources[i].Name < l.APIResources[j].Name })
 	}

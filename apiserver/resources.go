@@ -33,7 +33,7 @@ const maxBody = 3 << 20
 
 // serveResource answers a request for a resource.
 func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *requestInfo) {
-	if s.serveReview(w, r, info) || s.serveVirtual(w, r, info) {
+	if s.serveReview(w, r, info) || s.serveVirtual(w, r, info) || s.serveUsage(w, r, info) {
 		return
 	}
 	gvr := schema.GroupVersionResource{Group: info.Group, Version: info.Version, Resource: info.Resource}

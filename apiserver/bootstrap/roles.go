@@ -94,6 +94,7 @@ func grants(controllers []rbacv1.PolicyRule) []grant {
 		{role: "system:aggregate-to-admin", rules: administrable, to: "admin"},
 		{role: "system:aggregate-to-edit", rules: writable, to: "edit"},
 		{role: "system:aggregate-to-view", rules: readable, to: "view"},
+		{role: "system:aggregated-metrics-reader", rules: []rbacv1.PolicyRule{rule(readVerbs, "metrics.k8s.io", "pods", "nodes")}, to: "view"},
 		{role: "system:discovery", rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: apiPaths}}, subjects: group(auth.GroupAuthenticated)},
 		{role: "system:public-info-viewer", rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/healthz", "/livez", "/readyz", "/version", "/version/"}}}, subjects: group(auth.GroupAuthenticated, "system:unauthenticated")},
 		{role: "system:basic-user", rules: []rbacv1.PolicyRule{
