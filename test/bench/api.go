@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/rest"
 )
 
 const apiWindow = 4 * time.Second
@@ -25,13 +27,9 @@ func api(ctx context.Context, c *cluster) ([]row, error) {
 		return nil, err
 	}
 	maps := c.client.CoreV1().ConfigMaps("bench")
-	data := map[string]string{"data": strings.Repeat("x", 1024)}
-	object := func(name string) *corev1.ConfigMap {
-		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data}
-	}
 	var n atomic.Int64
 	create := func() error {
-		_, err := maps.Create(ctx, object(fmt.Sprintf("c-%d", n.Add(1))), metav1.CreateOptions{})
+		_, err := maps.Create(ctx, oneKiB(fmt.Sprintf("c-%d", n.Add(1))), metav1.CreateOptions{})
 		return err
 	}
 	get := func() error {
@@ -73,17 +71,22 @@ func api(ctx context.Context, c *cluster) ([]row, error) {
 		}
 		rows = append(rows, row{m.what, r, m.target})
 	}
-	more, err := lists(ctx, c, object)
+	more, err := lists(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	rows = append(rows, more...)
-	delay, err := watchDelay(ctx, maps, object)
+	delay, err := watchDelay(ctx, maps)
 	if err != nil {
 		return nil, err
 	}
 	rows = append(rows, row{"create to watch event, p50 / p99", p50p99(delay), "<= 0.8 / 3 ms"})
 	return rows, c.client.CoreV1().Namespaces().Delete(ctx, "bench", metav1.DeleteOptions{})
+}
+
+// oneKiB is the object that the API is measured with.
+func oneKiB(name string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"data": strings.Repeat("x", 1024)}}
 }
 
 // rate repeats do in several workers for a while; it reports requests a second,
@@ -129,30 +132,20 @@ func rate(c *cluster, workers int, do func() error) (string, error) {
 }
 
 // lists fills a namespace with 5,000 objects and reads it whole, as bytes.
-func lists(ctx context.Context, c *cluster, object func(string) *corev1.ConfigMap) ([]row, error) {
+func lists(ctx context.Context, c *cluster) ([]row, error) {
 	if _, err := c.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "list"}}, metav1.CreateOptions{}); err != nil {
 		return nil, err
 	}
 	maps := c.client.CoreV1().ConfigMaps("list")
-	var n atomic.Int64
-	var wg sync.WaitGroup
-	errs := make(chan error, 64)
-	for range 64 {
-		wg.Go(func() {
-			for i := n.Add(1); i <= 5000; i = n.Add(1) {
-				if _, err := maps.Create(ctx, object(fmt.Sprintf("l-%d", i)), metav1.CreateOptions{}); err != nil {
-					errs <- err
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	close(errs)
-	if err := <-errs; err != nil {
+	err := each(5000, func(i int) error {
+		_, err := maps.Create(ctx, oneKiB(fmt.Sprintf("l-%d", i)), metav1.CreateOptions{})
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	var rows []row
+	var size int64
 	for _, f := range []struct{ what, accept, target string }{
 		{"list 5,000, JSON, raw bytes, p50 / p99", "application/json", "<= 12 ms"},
 		{"list 5,000, protobuf, raw bytes, p50 / p99", "application/vnd.kubernetes.protobuf", "<= 6 ms"},
@@ -160,27 +153,62 @@ func lists(ctx context.Context, c *cluster, object func(string) *corev1.ConfigMa
 		var took []time.Duration
 		for range 20 {
 			at := time.Now()
-			if err := readAll(ctx, c.client.CoreV1().RESTClient(), f.accept); err != nil {
+			body, err := c.client.CoreV1().RESTClient().Get().AbsPath("/api/v1/namespaces/list/configmaps").
+				SetHeader("Accept", f.accept).SetHeader("Accept-Encoding", "identity").Stream(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if size, err = drain(body); err != nil {
 				return nil, err
 			}
 			took = append(took, time.Since(at))
 		}
 		rows = append(rows, row{f.what, p50p99(took), f.target})
 	}
+	took, err := transport(ctx, size)
+	if err != nil {
+		return nil, err
+	}
+	rows = append(rows, row{fmt.Sprintf("for comparison: %.1f MB that need no work, p50 / p99", float64(size)/1e6), p50p99(took), ""})
 	return rows, c.client.CoreV1().Namespaces().Delete(ctx, "list", metav1.DeleteOptions{})
 }
 
-func readAll(ctx context.Context, c rest.Interface, accept string) error {
-	body, err := c.Get().AbsPath("/api/v1/namespaces/list/configmaps").SetHeader("Accept", accept).SetHeader("Accept-Encoding", "identity").Stream(ctx)
-	if err != nil {
-		return err
-	}
+func drain(body io.ReadCloser) (int64, error) {
 	defer body.Close()
-	_, err = io.Copy(io.Discard, body)
-	return err
+	return io.Copy(io.Discard, body)
 }
 
-func watchDelay(ctx context.Context, maps typedcorev1.ConfigMapInterface, object func(string) *corev1.ConfigMap) ([]time.Duration, error) {
+// transport measures what HTTP/2 over TLS takes for an answer of a size, with Go's
+// own server and client and nothing else.
+func transport(ctx context.Context, size int64) ([]time.Duration, error) {
+	answer := make([]byte, size)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+		_, _ = w.Write(answer) // a client that leaves fails below
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	var took []time.Duration
+	for range 20 {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL, nil)
+		if err != nil {
+			return nil, err
+		}
+		at := time.Now()
+		resp, err := srv.Client().Do(req)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := drain(resp.Body); err != nil {
+			return nil, err
+		}
+		took = append(took, time.Since(at))
+	}
+	return took, nil
+}
+
+func watchDelay(ctx context.Context, maps typedcorev1.ConfigMapInterface) ([]time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	w, err := maps.Watch(ctx, metav1.ListOptions{})
@@ -200,7 +228,7 @@ func watchDelay(ctx context.Context, maps typedcorev1.ConfigMapInterface, object
 	for i := range 300 {
 		name := fmt.Sprintf("w-%d", i)
 		at := time.Now()
-		go func() { _, _ = maps.Create(ctx, object(name), metav1.CreateOptions{}) }()
+		go func() { _, _ = maps.Create(ctx, oneKiB(name), metav1.CreateOptions{}) }()
 		select {
 		case <-seen:
 			took = append(took, time.Since(at))

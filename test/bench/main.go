@@ -32,13 +32,14 @@ func measures() []measure {
 		{"idle", idle, false}, // of a fresh cluster: nothing but boots before
 		{"pods", pods, true},
 		{"crowd", crowd, false},
-		{"api", api, true}, // last, for the memory that it leaves
+		{"api", api, true}, // just before after, for the memory that it leaves
 		{"after", after, false},
+		{"fleet", fleet, false},
 	}
 }
 
 func main() {
-	only := flag.String("only", "", "names of groups to run, separated by commas: boot, idle, pods, crowd, api, after")
+	only := flag.String("only", "", "names of groups to run, separated by commas: boot, idle, pods, crowd, api, after, fleet")
 	profiles := flag.String("profiles", "", "folder for CPU and heap profiles of each group, and the cluster's log")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
