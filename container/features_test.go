@@ -357,3 +357,19 @@ func TestSubFolders(t *testing.T) {
 		}
 	}
 }
+
+// A child's descriptors are laid out in stages, whose numbers depend on ours.
+func TestAnyNumberOfDescriptors(t *testing.T) {
+	f := newFixture(t)
+	id := f.run(f.sandbox(nil), "sleep 1000", nil)
+	for range 90 {
+		file, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		if r := f.exec(id, "ls", "/proc/self/fd"); string(r.Stdout) != "0\n1\n2\n3\n" || r.ExitCode != 0 {
+			t.Fatalf("with descriptor %d open, a command has the descriptors %q", file.Fd(), r.Stdout)
+		}
+	}
+}

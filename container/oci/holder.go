@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 
@@ -110,8 +109,9 @@ func startHolder(socket string) error {
 		return err
 	}
 	defer r.Close()
-	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(text.Fd())), []string{"knarr-holder"},
-		&syscall.ProcAttr{Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), uintptr(fd), w.Fd()}})
+	// The program is handed on like the others, see programPath; there it is the sixth.
+	pid, err := syscall.ForkExec("/proc/self/fd/5", []string{"knarr-holder"},
+		&syscall.ProcAttr{Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), uintptr(fd), w.Fd(), text.Fd()}})
 	w.Close()
 	if err != nil {
 		return fmt.Errorf("starting the holder: %w", err)

@@ -165,6 +165,15 @@ func setns(path string, kind int) error {
 	return nil
 }
 
+// Descriptors of the init program, as init.c has them. The program is among those
+// that the child is given: at any other number a child's preparations could
+// overwrite it.
+const (
+	extraFD     = 5
+	usersFD     = 6
+	programPath = "/proc/self/fd/7"
+)
+
 // job is one run of the init program.
 type job struct {
 	args, env []string
@@ -203,11 +212,11 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 	pidfd := -1
 	attr := &syscall.ProcAttr{
 		Dir: "", Env: j.env,
-		Files: []uintptr{l.or(j.stdio.In), l.or(j.stdio.Out), l.or(j.stdio.Err), conf.Fd(), theirs.Fd(), uintptr(j.extra)},
+		Files: []uintptr{l.or(j.stdio.In), l.or(j.stdio.Out), l.or(j.stdio.Err), conf.Fd(), theirs.Fd(), uintptr(j.extra), l.null.Fd(), l.init.Fd()},
 		Sys:   &syscall.SysProcAttr{Cloneflags: j.flags, PidFD: &pidfd},
 	}
 	if j.extra < 0 {
-		attr.Files[5] = l.null.Fd()
+		attr.Files[extraFD] = l.null.Fd()
 	}
 	if j.users != nil {
 		ns, err := os.Open(j.users.Path)
@@ -215,7 +224,7 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 			return nil, fmt.Errorf("opening the user namespace: %w", err)
 		}
 		defer ns.Close()
-		attr.Files = append(attr.Files, ns.Fd())
+		attr.Files[usersFD] = ns.Fd()
 	}
 	if j.cgroup != nil {
 		fd, release, err := j.cgroup.Open()
@@ -227,7 +236,7 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fd
 		}
 	}
-	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(l.init.Fd())), j.args, attr)
+	pid, err := syscall.ForkExec(programPath, j.args, attr)
 	if err != nil {
 		return nil, fmt.Errorf("cloning the container's process: %w", err)
 	}

@@ -7,10 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// highFD keeps program descriptors above those that a child is given as 0 to 9:
-// placing these must not overwrite the program about to be executed.
-const highFD = 64
-
 // program puts an executable into a sealed memory file.
 func program(name string, text []byte) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
@@ -20,23 +16,19 @@ func program(name string, text []byte) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making memory file %s: %w", name, err)
 	}
-	defer unix.Close(fd)
+	fail := func(err error) (*os.File, error) { unix.Close(fd); return nil, err }
 	for off := 0; off < len(text); {
 		n, err := unix.Write(fd, text[off:])
 		if err != nil {
-			return nil, fmt.Errorf("filling memory file %s: %w", name, err)
+			return fail(fmt.Errorf("filling memory file %s: %w", name, err))
 		}
 		off += n
 	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
-		return nil, fmt.Errorf("sealing memory file %s: %w", name, err)
+		return fail(fmt.Errorf("sealing memory file %s: %w", name, err))
 	}
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highFD)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(high), name), nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // blobFile puts data into a memory file to be read by a child.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -50,8 +49,8 @@ func (l *Launcher) NewNamespaces(ctx context.Context, u *Users, flags uintptr, p
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(u.HostID), Size: int(u.Size)}}
 	pidfd := -1
 	null := l.null.Fd()
-	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(l.init.Fd())), []string{"namespaces"}, &syscall.ProcAttr{
-		Files: []uintptr{null, null, null, conf.Fd(), wait.Fd()},
+	pid, err := syscall.ForkExec(programPath, []string{"namespaces"}, &syscall.ProcAttr{
+		Files: []uintptr{null, null, null, conf.Fd(), wait.Fd(), null, null, l.init.Fd()},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: flags | unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true, PidFD: &pidfd,
 		},

@@ -24,7 +24,7 @@
 #include <asm/ioctls.h>
 #include <linux/fcntl.h>
 
-enum { CONFIG_FD = 3, SYNC_FD = 4, ROOT_FD = 5, USER_FD = 6 };
+enum { CONFIG_FD = 3, SYNC_FD = 4, ROOT_FD = 5, USER_FD = 6, PROGRAM_FD = 7 };
 enum { F_PIVOT = 1, F_NEWCGROUP = 2, F_PROC = 4, F_TTY = 8, F_NNP = 16, F_SETNS = 32, F_PAUSE = 64, F_USER = 128 };
 enum {
 	S_CONFIG = 1, S_SETNS, S_CGROUPNS, S_PIVOT, S_PROC, S_MASK, S_READONLY, S_TTY,
@@ -176,6 +176,8 @@ __attribute__((used)) void start_c(long *sp) {
 
 	long n = SYS4(__NR_pread64, CONFIG_FD, blob, sizeof blob, 0);
 	SYS1(__NR_close, CONFIG_FD);
+	SYS1(__NR_close, PROGRAM_FD);
+	if (!(c->flags & F_USER)) SYS1(__NR_close, USER_FD);
 	if (n < (long)sizeof *c || c->magic != 0x6b6e7201) die(S_CONFIG, n < 0 ? n : -EINVAL);
 	SYS3(__NR_fcntl, SYNC_FD, F_SETFD, 1);
 	if (SYS3(__NR_read, SYNC_FD, &go, 1) != 1) SYS1(__NR_exit_group, 127);
