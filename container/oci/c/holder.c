@@ -104,7 +104,7 @@ __attribute__((used)) void start_c(long *sp) {
 	SYS2(__NR_listen, 3, 4); /* makes this process the socket's identity */
 	SYS3(__NR_write, 4, "", 1);
 	SYS1(__NR_close, 4);
-	SYS1(__NR_close, 5);
+	SYS3(__NR_close_range, 5, ~0U, 0);
 	for (;;) {
 		long c = SYS4(__NR_accept4, 3, 0, 0, 02000000 /* SOCK_CLOEXEC */);
 		if (c < 0) continue;

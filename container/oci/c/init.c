@@ -176,7 +176,8 @@ __attribute__((used)) void start_c(long *sp) {
 
 	long n = SYS4(__NR_pread64, CONFIG_FD, blob, sizeof blob, 0);
 	SYS1(__NR_close, CONFIG_FD);
-	SYS1(__NR_close, PROGRAM_FD);
+	/* With it goes all that whoever started the runtime has left open for its children. */
+	SYS3(__NR_close_range, PROGRAM_FD, ~0U, 0);
 	if (!(c->flags & F_USER)) SYS1(__NR_close, USER_FD);
 	if (n < (long)sizeof *c || c->magic != 0x6b6e7201) die(S_CONFIG, n < 0 ? n : -EINVAL);
 	SYS3(__NR_fcntl, SYNC_FD, F_SETFD, 1);
