@@ -24,6 +24,7 @@ import (
 // Etcd is the Store on etcd.
 type Etcd struct {
 	c      *clientv3.Client
+	near   *near // nil: the etcd runs elsewhere
 	closed func() error
 }
 
@@ -45,7 +46,9 @@ func OpenEmbedded(ctx context.Context, dir string) (*Etcd, error) {
 		return nil, errors.Join(fmt.Errorf("store in %s: %w", dir, err), unlock())
 	}
 	c := v3client.New(e.Server)
-	return &Etcd{c: c, closed: func() error {
+	near := &near{kv: e.Server.Watchable(), closing: make(chan struct{})}
+	return &Etcd{c: c, near: near, closed: func() error {
+		near.close()
 		err := c.Close()
 		if errors.Is(err, context.Canceled) { // how the client says that its watches ended
 			err = nil
@@ -259,6 +262,10 @@ func (s *Etcd) Compact(ctx context.Context, revision int64) error {
 // Watch implements Store.
 func (s *Etcd) Watch(ctx context.Context, prefix string, revision int64) Watcher {
 	w := &etcdWatcher{ch: make(chan []Event, 16)}
+	if s.near != nil {
+		go s.near.run(ctx, w, prefix, revision)
+		return w
+	}
 	in := s.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(revision))
 	go w.run(ctx, in)
 	return w
@@ -290,13 +297,7 @@ func (w *etcdWatcher) run(ctx context.Context, in clientv3.WatchChan) {
 		for i, e := range r.Events {
 			events[i] = Event{KV: fromPB(e.Kv), Deleted: e.Type == mvccpb.DELETE, Created: e.IsCreate()}
 		}
-		if len(events) == 0 {
-			continue
-		}
-		select {
-		case w.ch <- events:
-		case <-ctx.Done():
-			w.err.Store(ctx.Err())
+		if !w.deliver(ctx, events) {
 			return
 		}
 	}
@@ -304,5 +305,19 @@ func (w *etcdWatcher) run(ctx context.Context, in clientv3.WatchChan) {
 		w.err.Store(err)
 	} else {
 		w.err.Store(ErrClosed)
+	}
+}
+
+// deliver passes events on; false: nobody waits for them any more.
+func (w *etcdWatcher) deliver(ctx context.Context, events []Event) bool {
+	if len(events) == 0 {
+		return true
+	}
+	select {
+	case w.ch <- events:
+		return true
+	case <-ctx.Done():
+		w.err.Store(ctx.Err())
+		return false
 	}
 }
