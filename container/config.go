@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"knarr.dev/knarr/container/cdi"
 	"knarr.dev/knarr/container/image"
 )
 
@@ -30,6 +31,8 @@ type Config struct {
 	StreamAddr string
 	// Registries configures image hosts by name.
 	Registries image.Registries
+	// DeviceDirs hold CDI specifications, the later ones win; nil: the usual ones.
+	DeviceDirs []string
 	// DialRegistry connects to image hosts; nil: from this process' own network.
 	DialRegistry image.Dial   `json:"-"`
 	Log          *slog.Logger `json:"-"`
@@ -51,6 +54,9 @@ func (c *Config) complete() error {
 	}
 	if c.CgroupParent == "" {
 		c.CgroupParent = "knarr"
+	}
+	if c.DeviceDirs == nil {
+		c.DeviceDirs = cdi.Dirs
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -55,6 +55,9 @@ func (s *Server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 	if conf.GetMetadata().GetName() == "" {
 		return nil, fmt.Errorf("%w: the container's metadata need a name", errInvalid)
 	}
+	if err := addDevices(conf, s.cfg.DeviceDirs); err != nil {
+		return nil, err
+	}
 	img, err := s.images.Get(conf.GetImage().GetImage())
 	if err != nil {
 		return nil, err
@@ -66,8 +69,8 @@ func (s *Server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 		},
 		pod: p, image: img, exited: make(chan struct{}),
 	}
-	if len(img.Digests) > 0 {
-		c.ImageRef = img.Digests[0]
+	if d := img.DigestFor(conf.GetImage().GetUserSpecifiedImage(), conf.GetImage().GetImage()); d != "" {
+		c.ImageRef = d
 	}
 	if conf.GetLogPath() != "" {
 		c.LogPath = filepath.Join(p.config().GetLogDirectory(), conf.GetLogPath())

@@ -304,10 +304,11 @@ func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out,
 	if in != nil && o.in != nil {
 		go func() {
 			_, _ = io.Copy(struct{ io.Writer }{o.in}, in)
+			// The first client's input is the container's whole input, or its end is
+			// nothing to the container and the client leaves.
 			if c.config().GetStdinOnce() && !o.tty {
 				o.in.Close()
-			}
-			if out == nil && errw == nil {
+			} else {
 				close(left)
 			}
 		}()

@@ -53,7 +53,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandbo
 	if p.users, err = users(p.options()); err != nil {
 		return nil, err
 	}
-	p.Cgroup = s.parentGroup(c.GetLinux().GetCgroupParent())
+	p.Cgroup = s.parentGroup(or(c.GetLinux().GetCgroupParent(), p.ID))
 	name := podName(meta)
 	if err := s.reserve(name, p.ID); err != nil {
 		return nil, err
@@ -337,7 +337,7 @@ func (s *Server) reserve(name, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if other, ok := s.names[name]; ok {
-		return fmt.Errorf("%s is %w, as %s", name, errExists, other)
+		return fmt.Errorf("%s %w: it is %s", name, errExists, other)
 	}
 	s.names[name] = id
 	return nil

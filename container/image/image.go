@@ -52,6 +52,26 @@ func repository(r name.Repository) string {
 	return registry + "/" + r.RepositoryStr()
 }
 
+// DigestFor is the image's digest in the repository of the first of refs that
+// names one it was pulled from, else any; empty for one that was imported.
+func (i *Image) DigestFor(refs ...string) string {
+	for _, ref := range refs {
+		r, err := name.ParseReference(ref, name.WeakValidation)
+		if err != nil {
+			continue
+		}
+		for _, d := range i.Digests {
+			if strings.HasPrefix(d, repository(r.Context())+"@") {
+				return d
+			}
+		}
+	}
+	if len(i.Digests) > 0 {
+		return i.Digests[0]
+	}
+	return ""
+}
+
 // with returns a copy that has the references too.
 func (i *Image) with(tag, digest string) *Image {
 	c := *i

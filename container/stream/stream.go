@@ -70,5 +70,8 @@ func Forward(ctx context.Context, client io.ReadWriteCloser, pod net.Conn) error
 		}
 	}()
 	_, err := io.Copy(client, pod)
+	if errors.Is(err, io.EOF) { // the client has left
+		err = nil
+	}
 	return errors.Join(err, pod.Close(), client.Close())
 }
