@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 
 	"knarr.dev/knarr/api/kind"
@@ -91,12 +93,31 @@ func (l *Lookup) Graph() *node.Cached {
 	return &node.Cached{Registry: func() *registry.Registry { return l.Registry }}
 }
 
-// Bearers are the sorts of bearer tokens that the caches' objects define.
-func (l *Lookup) Bearers(now func() time.Time) []auth.Bearer {
-	return []auth.Bearer{&auth.BootstrapTokens{Now: now, Secret: func(name string) *corev1.Secret {
-		s, _ := l.One(corev1.SchemeGroupVersion.WithResource("secrets"), auth.SecretNamespace, name).(*corev1.Secret)
+// Bearers are the sorts of bearer tokens that the caches' objects define; tokens
+// has signed those of service accounts.
+func (l *Lookup) Bearers(tokens *auth.Tokens, now func() time.Time, log *slog.Logger) []auth.Bearer {
+	secrets, accounts := corev1.SchemeGroupVersion.WithResource("secrets"), corev1.SchemeGroupVersion.WithResource("serviceaccounts")
+	secret := func(namespace, name string) *corev1.Secret {
+		s, _ := l.One(secrets, namespace, name).(*corev1.Secret)
 		return s
-	}}}
+	}
+	return []auth.Bearer{
+		&auth.BootstrapTokens{Now: now, Secret: func(name string) *corev1.Secret { return secret(auth.SecretNamespace, name) }},
+		&auth.LegacyTokens{
+			Tokens: tokens, Now: now, Secret: secret,
+			ServiceAccount: func(namespace, name string) *corev1.ServiceAccount {
+				sa, _ := l.One(accounts, namespace, name).(*corev1.ServiceAccount)
+				return sa
+			},
+			Used: func(ctx context.Context, s *corev1.Secret, day string) {
+				q := registry.Request{User: auth.Component("system:apiserver", auth.GroupMasters), Resource: l.Registry.Resource(secrets), Namespace: s.Namespace, Name: s.Name}
+				p := registry.Patch{Type: types.MergePatchType, Data: fmt.Appendf(nil, `{"metadata":{"uid":%q,"labels":{%q:%q}}}`, s.UID, auth.LabelLastUsed, day)}
+				if _, _, err := l.Registry.Patch(ctx, q, p); err != nil {
+					log.Warn("the use of a token could not be noted on its secret", "namespace", s.Namespace, "secret", s.Name, "error", err)
+				}
+			},
+		},
+	}
 }
 
 // Kind finds the resource of a kind; nil if it is not served.

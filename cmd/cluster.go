@@ -169,11 +169,16 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 		g.Go(func() error { return n.run(ctx, usable) })
 	}
 	cp.server.Await("bootstrap")
-	err := bootstrap.Run(ctx, cp.registry, bootstrap.Cluster{
+	endpoint := netip.AddrPortFrom(c.apiAddress(), uint16(api.Port))
+	info, err := clusterInfo("https://"+endpoint.String(), cp.ca)
+	if err != nil {
+		return c.ended(ctx, g, err)
+	}
+	err = bootstrap.Run(ctx, cp.registry, bootstrap.Cluster{
 		ServiceIP: netip.MustParsePrefix(c.cfg.Network.ServiceCIDR).Masked().Addr().Next(),
 		Services:  netip.MustParsePrefix(c.cfg.Network.ServiceCIDR).Masked(),
-		Endpoint:  netip.AddrPortFrom(c.apiAddress(), uint16(api.Port)),
-		DNSIP:     c.cfg.clusterDNS(), DNS: netip.AddrPortFrom(c.node.data.Gateway(), 53),
+		Endpoint:  endpoint, ClusterInfo: info,
+		DNSIP: c.cfg.clusterDNS(), DNS: netip.AddrPortFrom(c.node.data.Gateway(), 53),
 		ClientCA: cp.ca.PEM, FrontProxyCA: cp.frontProxy.PEM,
 		Controllers: controllerRules(c.controllers()),
 	})

@@ -24,6 +24,7 @@ import (
 	"knarr.dev/knarr/apiserver/aggregate"
 	"knarr.dev/knarr/apiserver/auth"
 	authnode "knarr.dev/knarr/apiserver/auth/node"
+	"knarr.dev/knarr/apiserver/bootstrap"
 	"knarr.dev/knarr/apiserver/crd"
 	"knarr.dev/knarr/apiserver/flow"
 	"knarr.dev/knarr/apiserver/registry"
@@ -112,7 +113,7 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		return cp, err
 	}
 	look.Registry = cp.registry
-	authn := &auth.Authenticator{Tokens: tokens, Bearers: look.Bearers(time.Now), FrontProxy: cp.frontProxy.Cert}
+	authn := &auth.Authenticator{Tokens: tokens, Bearers: look.Bearers(tokens, time.Now, log), Anonymous: bootstrap.PublicPath, FrontProxy: cp.frontProxy.Cert}
 	if err := cfg.API.authentication(authn); err != nil {
 		return cp, err
 	}

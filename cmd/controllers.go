@@ -18,7 +18,7 @@ import (
 )
 
 func (c *cluster) controllers() []engine.Controller {
-	return controller.All(controller.Options{CA: c.control.ca.PEM, Signer: c.control.ca})
+	return controller.All(controller.Options{CA: c.control.ca.PEM, Signer: c.control.ca, Tokens: c.control.local.Tokens})
 }
 
 // controllerRules are the permissions that the controllers declare, each once.

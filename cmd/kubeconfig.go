@@ -87,3 +87,15 @@ func removeAccess(file, name string) error {
 	}
 	return nil
 }
+
+// clusterInfo is a kubeconfig that says where the cluster is and whom to trust
+// there, and nothing of users.
+func clusterInfo(server string, ca *pki.Authority) (string, error) {
+	cfg := clientcmdapi.NewConfig()
+	cfg.Clusters[""] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca.PEM}
+	b, err := clientcmd.Write(*cfg)
+	if err != nil {
+		return "", fmt.Errorf("cluster-info: %w", err)
+	}
+	return string(b), nil
+}

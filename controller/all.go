@@ -16,6 +16,7 @@ import (
 	"knarr.dev/knarr/controller/resourcequota"
 	"knarr.dev/knarr/controller/roleaggregation"
 	"knarr.dev/knarr/controller/rootca"
+	"knarr.dev/knarr/controller/satokens"
 	"knarr.dev/knarr/controller/serviceaccount"
 	"knarr.dev/knarr/controller/serviceaddresses"
 	"knarr.dev/knarr/controller/storageprotection"
@@ -27,6 +28,8 @@ type Options struct {
 	CA []byte
 	// Signer signs approved requests for certificates; nil: nobody does.
 	Signer certificates.Authority
+	// Tokens signs what the secrets of service accounts keep; nil: nobody does.
+	Tokens satokens.Issuer
 	// EndedPods is how many ended pods may stay; 0: podgc.DefaultThreshold.
 	EndedPods int
 }
@@ -58,11 +61,15 @@ func All(o Options) []engine.Controller {
 		certificates.NewApproving(),
 		certificates.NewCleaner(),
 		bootstraptokens.New(),
+		bootstraptokens.NewSigning(),
 		serviceaddresses.NewRanges(),
 		serviceaddresses.NewRepair(),
 	}
 	if o.Signer != nil {
 		list = append(list, certificates.NewSigning(o.Signer))
+	}
+	if o.Tokens != nil {
+		list = append(list, satokens.New(o.Tokens, o.CA))
 	}
 	return list
 }

@@ -67,6 +67,8 @@ type Options struct {
 	Kubelet http.RoundTripper
 	// Resolve finds the services of webhooks; nil: as the server does.
 	Resolve webhook.Resolver
+	// ClusterInfo is published to machines that join.
+	ClusterInfo string
 	// Extensions makes what extension servers read at their start.
 	Extensions bool
 	// Unwatched leaves out the detector of changed shared objects, for benchmarks.
@@ -150,7 +152,7 @@ func Start(t testing.TB, o Options) *Server {
 	})
 	s.Flow = flow.New(flow.Config{Registry: s.Registry, Seats: o.Seats, Now: time.Now, Log: log})
 	srv := apiserver.New(ctx, apiserver.Config{
-		Registry: s.Registry, Aggregate: s.aggregate, Flow: s.Flow, Audit: o.Audit, Authn: &auth.Authenticator{Tokens: s.Tokens, Bearers: append(look.Bearers(time.Now), o.Bearers...), Anonymous: o.Anonymous, FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
+		Registry: s.Registry, Aggregate: s.aggregate, Flow: s.Flow, Audit: o.Audit, Authn: &auth.Authenticator{Tokens: s.Tokens, Bearers: append(look.Bearers(s.Tokens, time.Now, log), o.Bearers...), Anonymous: o.Anonymous, FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
 		Version: version.Info{Major: "1", Minor: "36", GitVersion: "v1.36.3+knarr"},
 		Kubelet: apiserver.Kubelet{Transport: o.Kubelet}, Now: time.Now, Log: log,
 	})
@@ -237,7 +239,7 @@ func (s *Server) serve(t testing.TB, srv *apiserver.Server, o Options) {
 	})
 	// Endpoints may not be loopback addresses; nobody connects to this one.
 	addr := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), netip.MustParseAddrPort(l.Addr().String()).Port())
-	first := bootstrap.Cluster{ServiceIP: netip.MustParseAddr("10.96.0.1"), Endpoint: addr}
+	first := bootstrap.Cluster{ServiceIP: netip.MustParseAddr("10.96.0.1"), Endpoint: addr, ClusterInfo: o.ClusterInfo}
 	if o.Extensions {
 		first.ClientCA, first.FrontProxyCA = s.CA.PEM, s.FrontProxy.PEM
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -34,6 +35,8 @@ type Authenticator struct {
 	Tokens *Tokens
 	// Bearers are asked about the tokens that are no service accounts'.
 	Bearers []Bearer
+	// Webhook is asked about the tokens that nobody else accepts; nil: nobody is.
+	Webhook Reviewer
 	// Anonymous tells whether requests without credentials are answered, as the user
 	// system:anonymous, by their paths; nil: none is.
 	Anonymous func(path string) bool
@@ -73,11 +76,40 @@ func (a *Authenticator) Authenticate(r *http.Request) (*authenticationv1.UserInf
 // Token returns the user behind a bearer token for one of the audiences (nil: the
 // API server's own), and the audiences that token and question share.
 func (a *Authenticator) Token(ctx context.Context, token string, audiences []string) (*authenticationv1.UserInfo, []string, error) {
+	user, shared, err := a.known(ctx, token, audiences)
+	if err == nil || a.Webhook == nil {
+		return user, shared, err
+	}
+	user, shared, asked := a.Webhook.Review(ctx, token, audiences)
+	switch {
+	case asked == nil:
+		return user, shared, nil
+	case errors.Is(asked, ErrOtherToken):
+		return nil, nil, err
+	}
+	return nil, nil, errors.Join(err, asked)
+}
+
+// Reviewer recognises bearer tokens by asking somebody else.
+type Reviewer interface {
+	// Review returns the user behind a token for one of the audiences (nil: the API
+	// server's own) and the audiences that token and question share; ErrOtherToken
+	// for a token that it does not know.
+	Review(ctx context.Context, token string, audiences []string) (*authenticationv1.UserInfo, []string, error)
+}
+
+// known is Token without the webhook.
+func (a *Authenticator) known(ctx context.Context, token string, audiences []string) (*authenticationv1.UserInfo, []string, error) {
 	for _, b := range a.Bearers {
 		user, err := b.Check(ctx, token)
-		if !errors.Is(err, ErrOtherToken) {
-			return user, a.own(audiences), err
+		if errors.Is(err, ErrOtherToken) {
+			continue
 		}
+		shared := a.own(audiences)
+		if err == nil && len(audiences) > 0 && len(shared) == 0 {
+			return nil, nil, fmt.Errorf("the token is not for the target audiences %q", audiences)
+		}
+		return user, shared, err
 	}
 	if a.Tokens == nil {
 		return nil, nil, ErrUnauthenticated

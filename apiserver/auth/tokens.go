@@ -137,7 +137,7 @@ func (t *Tokens) publicKeys() []*ecdsa.PublicKey {
 }
 
 // verify reads a token's claims with the key that has signed it.
-func (t *Tokens) verify(token *jwt.JSONWebToken, c *claims) (err error) {
+func (t *Tokens) verify(token *jwt.JSONWebToken, c any) (err error) {
 	for _, k := range t.publicKeys() {
 		if err = token.Claims(k, c); err == nil {
 			return nil

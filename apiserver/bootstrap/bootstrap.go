@@ -41,6 +41,9 @@ type Cluster struct {
 	// ClientCA and FrontProxyCA are the authorities of the users' certificates and of
 	// the front proxy's, in PEM; empty: extension servers learn of none.
 	ClientCA, FrontProxyCA []byte
+	// ClusterInfo is the kubeconfig, without a user, by which machines find the
+	// cluster that they want to join; empty: none is published.
+	ClusterInfo string
 	// Controllers are the permissions that the controllers declare.
 	Controllers []rbacv1.PolicyRule
 }
@@ -120,6 +123,9 @@ func renewed(old, want kind.Object) kind.Object {
 		}
 		return w
 	case *corev1.ConfigMap:
+		if w.Name == clusterInfoName {
+			return renewedInfo(old.(*corev1.ConfigMap), w)
+		}
 		if equality.Semantic.DeepEqual(w.Data, old.(*corev1.ConfigMap).Data) {
 			return nil
 		}
@@ -170,6 +176,7 @@ func entries(c Cluster) []entry {
 	out = append(out, roles(c.Controllers)...)
 	out = append(out, nodeLeases()...)
 	out = append(out, extensionServers(c)...)
+	out = append(out, clusterInfo(c)...)
 	out = append(out, service(core, "kubernetes", metav1.NamespaceDefault, c.ServiceIP,
 		map[string]string{"component": "apiserver", "provider": "kubernetes"},
 		corev1.ServicePort{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(c.Endpoint.Port()))}))
