@@ -8,11 +8,26 @@ import (
 
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/auth/oidc"
+	"knarr.dev/knarr/apiserver/auth/webhookauthn"
 	"knarr.dev/knarr/apiserver/auth/webhookauthz"
 )
 
 // authentication adds what the file authenticationConfig says.
 func (c *APIConfig) authentication(a *auth.Authenticator) error {
+	if c.TokenWebhookConfig != "" {
+		ttl := webhookauthn.DefaultTTL
+		if c.TokenWebhookCacheTTL != "" {
+			var err error
+			if ttl, err = time.ParseDuration(c.TokenWebhookCacheTTL); err != nil || ttl < 0 {
+				return fmt.Errorf("api.authenticationTokenWebhookCacheTTL %q: want a duration such as 2m", c.TokenWebhookCacheTTL)
+			}
+		}
+		w, err := webhookauthn.Load(c.TokenWebhookConfig, a.Tokens.Audiences, ttl)
+		if err != nil {
+			return fmt.Errorf("api.authenticationTokenWebhookConfigFile: %w", err)
+		}
+		a.Webhook = w
+	}
 	if c.AuthenticationConfig == "" {
 		return nil
 	}

@@ -62,6 +62,11 @@ type APIConfig struct {
 	// AuthenticationConfig is a file with an AuthenticationConfiguration of
 	// apiserver.config.k8s.io/v1: issuers of tokens, and anonymous requests.
 	AuthenticationConfig string `json:"authenticationConfig,omitempty"`
+	// TokenWebhookConfig is a kubeconfig that says which webhook is asked, with
+	// TokenReviews of authentication.k8s.io/v1, whose the other bearer tokens are. Its
+	// answers are remembered for TokenWebhookCacheTTL, 2m if that is empty.
+	TokenWebhookConfig   string `json:"authenticationTokenWebhookConfigFile,omitempty"`
+	TokenWebhookCacheTTL string `json:"authenticationTokenWebhookCacheTTL,omitempty"`
 	// AuthorizationConfig is a file with an AuthorizationConfiguration of
 	// apiserver.config.k8s.io/v1; empty: Node, then RBAC.
 	AuthorizationConfig string `json:"authorizationConfig,omitempty"`
