@@ -20,6 +20,11 @@ type Custom interface {
 	// Convert returns objects in this kind's version: those that are, themselves,
 	// others converted copies. It may call a webhook.
 	Convert(ctx context.Context, objs []Object) ([]Object, error)
+	// Outdated tells of an object's stored bytes whether they are of another version
+	// than objects are stored in now; MayBeOutdated, without a look at them, whether
+	// any can be.
+	Outdated(data []byte) bool
+	MayBeOutdated() bool
 	// Refuses tells why no new object may be created now, or nil.
 	Refuses() error
 }

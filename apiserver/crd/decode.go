@@ -115,6 +115,16 @@ func (v *version) shape(obj map[string]any) {
 	v.fill(obj)
 }
 
+// MayBeOutdated implements kind.Custom: only a definition that has had several
+// storage versions has objects in several.
+func (v *version) MayBeOutdated() bool { return len(v.def.crd.Status.StoredVersions) > 1 }
+
+// Outdated implements kind.Custom.
+func (v *version) Outdated(data []byte) bool {
+	var stored metav1.TypeMeta
+	return kjson.UnmarshalCaseSensitivePreserveInts(data, &stored) == nil && stored.APIVersion != v.def.storage.gvk.GroupVersion().String()
+}
+
 // DecodeStored implements kind.Custom. Objects of another version are kept as
 // they are if only a webhook can convert them.
 func (v *version) DecodeStored(data []byte) (kind.Object, error) {

@@ -111,6 +111,20 @@ func (r *Resource) toStored(ctx context.Context, obj kind.Object) (kind.Object, 
 	return out[0], nil
 }
 
+// outdated tells whether an object is stored in another version than it would be
+// now: then a write that changes nothing stores it anew, so that the definition can
+// cease to list the former version.
+func (r *Registry) outdated(ctx context.Context, res *Resource, it *watchcache.Item) (bool, error) {
+	if res.stored == nil || !res.stored.Custom.MayBeOutdated() {
+		return false, nil
+	}
+	kv, err := r.cfg.Store.Get(ctx, watchcache.Key(res.Kind, it.Key))
+	if err != nil {
+		return false, storeError(err)
+	}
+	return kv != nil && res.stored.Custom.Outdated(kv.Value), nil
+}
+
 // item shows a stored object in the resource's version.
 func (r *Resource) item(ctx context.Context, it *watchcache.Item) (*watchcache.Item, error) {
 	if r.stored == nil || it == nil {

@@ -130,7 +130,9 @@ func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.It
 		return nil, err
 	}
 	if unchanged(obj, old) {
-		return it, nil
+		if outdated, err := r.outdated(ctx, res, it); err != nil || !outdated || q.DryRun {
+			return it, err
+		}
 	}
 	if q.DryRun {
 		return dryRunItem(it.Key, obj, it.Revision), nil

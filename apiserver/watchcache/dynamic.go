@@ -40,12 +40,16 @@ func (h *Hub) Attach(ctx context.Context, k *kind.Kind) (*Cache, error) {
 	h.dynamic.Lock()
 	defer h.dynamic.Unlock()
 	c := h.Cache(k)
+	var since int64 // 0: as it is now
 	if c == nil {
 		c = newCache(h, k)
+		if h.past != nil {
+			since = h.since
+		}
 	}
 	before := c.setMode(filling)
 	h.publish(k.Storage, c)
-	items, at, err := h.read(ctx, k)
+	items, at, err := h.read(ctx, k, since)
 	if err != nil {
 		if before == following {
 			h.catchUp(c) // as it was
@@ -56,6 +60,14 @@ func (h *Hub) Attach(ctx context.Context, k *kind.Kind) (*Cache, error) {
 	}
 	c.kind.Store(k)
 	c.replace(items, at)
+	if since != 0 { // watches from before the restart find the events that they have not seen
+		prefix := Key(k, "")
+		for i := range h.past {
+			if key, ok := strings.CutPrefix(h.past[i].Key, prefix); ok {
+				h.one(c, &h.past[i], key, h.now())
+			}
+		}
+	}
 	h.catchUp(c)
 	return c, nil
 }
@@ -132,11 +144,11 @@ func (c *Cache) replace(items []*Item, revision int64) {
 	}
 }
 
-// read returns the stored objects of a kind.
-func (h *Hub) read(ctx context.Context, k *kind.Kind) (items []*Item, revision int64, err error) {
+// read returns the stored objects of a kind as of a revision (0: now).
+func (h *Hub) read(ctx context.Context, k *kind.Kind, at int64) (items []*Item, revision int64, err error) {
 	const page = 1000
 	prefix := Key(k, "")
-	opts := store.RangeOptions{Limit: page}
+	opts := store.RangeOptions{Limit: page, Revision: at}
 	for {
 		r, err := h.store.Range(ctx, prefix, opts)
 		if err != nil {

@@ -36,6 +36,11 @@ type Hub struct {
 	detector *detector                         // nil: off
 	long     atomic.Bool                       // a cache holds more than minRing events; set by apply
 
+	// Of the time before Run: the state was read as it was at since, and past are the
+	// later changes of keys that had no cache; kinds attached now have their history.
+	since int64
+	past  []store.Event // guarded by dynamic; nil from Run on
+
 	revision atomic.Int64
 	mu       sync.Mutex
 	waiters  []waiter
@@ -76,6 +81,7 @@ func Open(ctx context.Context, s store.Store, kinds []*kind.Kind, decode Decoder
 	if err := h.load(ctx, from); err != nil {
 		return nil, err
 	}
+	h.since, h.past = from, []store.Event{}
 	return h, h.replay(ctx, end)
 }
 
@@ -131,6 +137,11 @@ func (h *Hub) replay(ctx context.Context, revision int64) error {
 		batch, ok := <-w.Events()
 		if !ok {
 			return fmt.Errorf("read the latest changes: %w", w.Err())
+		}
+		for _, e := range batch {
+			if c, _ := h.split(e.Key); c == nil {
+				h.past = append(h.past, e)
+			}
 		}
 		h.batch(batch)
 	}
@@ -244,6 +255,9 @@ func (h *Hub) prune(c *Cache, present map[string]bool, revision int64) {
 
 // Run applies the store's changes until ctx ends.
 func (h *Hub) Run(ctx context.Context) error {
+	h.dynamic.Lock()
+	h.past = nil
+	h.dynamic.Unlock()
 	for ctx.Err() == nil {
 		w := h.store.Watch(ctx, Prefix, h.Revision()+1)
 		h.follow(w)
