@@ -28,6 +28,8 @@ func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *
 	switch sub := info.Resource + "/" + info.Subresource; {
 	case q.Resource.Scale != nil && info.Subresource == "scale":
 		err = s.scale(w, r, info.Verb, q)
+	case sub == "deployments/rollback" && hasOther(q.Resource, "rollback"):
+		err = s.rollback(w, r, info.Verb, q)
 	case info.Group != "":
 		notServed(w, r)
 	case sub == "pods/binding" && info.Verb == "create":

@@ -12,6 +12,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	policyv1beta1 "k8s.io/api/policy/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"knarr.dev/knarr/api/kind"
@@ -56,21 +57,56 @@ func oneAtATime(s *appsv1.DeploymentStrategy) {
 }
 
 func extensionsDeployment(hub *kind.Kind) *kind.Kind {
-	return view(kind.Kind{Group: extensions, Version: v1beta1}, hub, func(_ *extensionsv1beta1.Deployment, d *appsv1.Deployment) {
+	return view(kind.Kind{Group: extensions, Version: v1beta1, Others: rollback(extensions)}, hub, func(old *extensionsv1beta1.Deployment, d *appsv1.Deployment) {
 		followTemplate(&d.ObjectMeta, &d.Spec.Selector, &d.Spec.Template)
 		oneAtATime(&d.Spec.Strategy)
 		orNew(&d.Spec.ProgressDeadlineSeconds, math.MaxInt32) // no deadline
 		orNew(&d.Spec.RevisionHistoryLimit, math.MaxInt32)    // all are kept
 		oldPod(&d.Spec.Template)
-	}, nil)
+		if to := old.Spec.RollbackTo; to != nil {
+			rollbackTo(d, to.Revision)
+		}
+	}, func(_ *appsv1.Deployment, old *extensionsv1beta1.Deployment) {
+		if to, ok := wantsRollback(&old.ObjectMeta); ok {
+			old.Spec.RollbackTo = &extensionsv1beta1.RollbackConfig{Revision: to}
+		}
+	})
 }
 
 func firstDeployment(hub *kind.Kind) *kind.Kind {
-	return view(kind.Kind{Group: apps, Version: v1beta1}, hub, func(_ *appsv1beta1.Deployment, d *appsv1.Deployment) {
+	return view(kind.Kind{Group: apps, Version: v1beta1, Others: rollback(apps)}, hub, func(old *appsv1beta1.Deployment, d *appsv1.Deployment) {
 		followTemplate(&d.ObjectMeta, &d.Spec.Selector, &d.Spec.Template)
 		orNew(&d.Spec.RevisionHistoryLimit, 2)
 		oldPod(&d.Spec.Template)
-	}, nil)
+		if to := old.Spec.RollbackTo; to != nil {
+			rollbackTo(d, to.Revision)
+		}
+	}, func(_ *appsv1.Deployment, old *appsv1beta1.Deployment) {
+		if to, ok := wantsRollback(&old.ObjectMeta); ok {
+			old.Spec.RollbackTo = &appsv1beta1.RollbackConfig{Revision: to}
+		}
+	})
+}
+
+// rollback is the subresource by which the first deployments went back.
+func rollback(group string) []kind.Subresource {
+	return []kind.Subresource{{Name: "rollback", GVK: schema.GroupVersionKind{Group: group, Version: v1beta1, Kind: "DeploymentRollback"}, Verbs: []string{"create"}}}
+}
+
+// rollbackTo keeps the wish for a revision, which apps/v1 has no field for, where the
+// deployment controller finds it.
+func rollbackTo(d *appsv1.Deployment, revision int64) {
+	metav1.SetMetaDataAnnotation(&d.ObjectMeta, appsv1.DeprecatedRollbackTo, strconv.FormatInt(revision, 10))
+}
+
+// wantsRollback takes what rollbackTo has kept.
+func wantsRollback(meta *metav1.ObjectMeta) (revision int64, ok bool) {
+	revision, err := strconv.ParseInt(meta.Annotations[appsv1.DeprecatedRollbackTo], 10, 64)
+	if err != nil {
+		return 0, false
+	}
+	delete(meta.Annotations, appsv1.DeprecatedRollbackTo)
+	return revision, true
 }
 
 func extensionsReplicaSet(hub *kind.Kind) *kind.Kind {

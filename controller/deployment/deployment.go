@@ -144,6 +144,9 @@ func (r *rollout) run(ctx context.Context) error {
 	if r.d.Spec.Paused {
 		return r.syncPaused(ctx)
 	}
+	if asked, err := r.rollback(ctx); asked || err != nil {
+		return err
+	}
 	if r.isScaling() {
 		if err := r.findFresh(ctx, false); err != nil {
 			return err
