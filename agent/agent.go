@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
 
 	"knarr.dev/knarr/agent/images"
@@ -42,6 +43,15 @@ type Drainer interface {
 	Drain(ctx context.Context, pod *corev1.Pod) error
 }
 
+// Groups keeps the control groups of pods for a runtime that leaves them to the
+// agent, as others than knarr's do.
+type Groups interface {
+	// Apply makes a group and sets its limits; path is below the hierarchies' roots.
+	Apply(path string, r *runtimeapi.LinuxContainerResources) error
+	// Remove removes it with all below it; one that is not there is no error.
+	Remove(ctx context.Context, path string) error
+}
+
 // Config is everything that an Agent needs. NodeName, Client, CRI, Recorder, Root
 // and LogRoot are required.
 type Config struct {
@@ -53,6 +63,9 @@ type Config struct {
 	Root string
 	// LogRoot holds container logs: <ns>_<name>_<uid>/<container>/<restart>.log.
 	LogRoot string
+	// StaticPodPath is a folder, or file, of manifests of pods that run whatever the
+	// API says; empty: there are none.
+	StaticPodPath string
 	// CgroupRoot is the parent of all pods' cgroups; default /kubepods.
 	CgroupRoot string
 	NodeIPs    []netip.Addr
@@ -71,6 +84,7 @@ type Config struct {
 	Version    string // of knarr, as kubeletVersion
 	Commit     string // from which knarr was built
 	Drainer    Drainer
+	Groups     Groups // nil: the runtime keeps the pods' control groups
 	// Listen serves the kubelet API; nil: it is not served.
 	Listen    net.Listener
 	TLS       *tls.Config // nil: plain HTTP, for tests
@@ -132,7 +146,11 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Drainer != nil {
 		a.deps.Drainer = cfg.Drainer
 	}
+	if cfg.Groups != nil {
+		a.deps.Groups = cfg.Groups
+	}
 	a.pods = newPods(a.deps, cfg.NodeName)
+	a.pods.files = newStatics(cfg.StaticPodPath, a.pods, a.node)
 	a.deps.Admit = a.pods.admit(a.node)
 	a.deps.Resizable = a.pods.resizable(a.node)
 	a.usage = usage.New(usage.Config{NodeName: cfg.NodeName, CRI: cfg.CRI, Pods: a.pods.snapshots, PodDir: a.deps.Volumes.PodDir, LogRoot: cfg.LogRoot, Root: cfg.Root, Clock: cfg.Clock})
@@ -173,7 +191,7 @@ func (a *Agent) settings() map[string]any {
 	return map[string]any{
 		"port": port(a.cfg.Listen), "authentication": map[string]any{"anonymous": map[string]any{"enabled": false}, "webhook": map[string]any{"enabled": true}},
 		"authorization": map[string]any{"mode": "Webhook"}, "clusterDomain": a.cfg.ClusterDomain, "clusterDNS": dns, "maxPods": a.cfg.MaxPods,
-		"cgroupRoot": a.cfg.CgroupRoot, "cgroupsPerQOS": true, "enforceNodeAllocatable": []string{},
+		"staticPodPath": a.cfg.StaticPodPath, "cgroupRoot": a.cfg.CgroupRoot, "cgroupsPerQOS": true, "enforceNodeAllocatable": []string{},
 		"nodeStatusUpdateFrequency": "10s", "nodeStatusReportFrequency": "5m0s", "nodeLeaseDurationSeconds": 40,
 		"containerLogMaxSize": "10Mi", "containerLogMaxFiles": maxLogFiles, "serializeImagePulls": false,
 		"imageGCHighThresholdPercent": imagesHigh, "imageGCLowThresholdPercent": imagesLow, "volumeStatsAggPeriod": "0s",

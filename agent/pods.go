@@ -18,12 +18,10 @@ import (
 	"knarr.dev/knarr/client"
 )
 
-// Pauses when the runtime's event stream breaks, and between listings for a
-// runtime that has none.
+// Pauses when the runtime's event stream breaks.
 const (
 	firstReconnect = 20 * time.Millisecond
 	maxReconnect   = 5 * time.Second
-	relistEvery    = 10 * time.Second
 	streamSettles  = time.Second
 )
 
@@ -39,6 +37,7 @@ type pods struct {
 	wg     sync.WaitGroup
 	actors map[string]*pod.Actor // by UID
 	first  map[string]*view.Pod  // what the runtime had at the start, by UID
+	files  *statics
 
 	admission sync.Mutex
 	admitted  map[string]bool // pods that count against the node's resources
@@ -52,11 +51,14 @@ func newPods(d *pod.Deps, node string) *pods {
 func (p *pods) run(ctx context.Context, o *objects) error {
 	p.ctx, p.names = ctx, o
 	defer p.wg.Wait()
-	if err := p.cache.WaitSynced(ctx); err != nil {
-		return fmt.Errorf("wait for the node's pods: %w", err)
-	}
 	if err := p.adopt(ctx); err != nil {
 		return err
+	}
+	// Static pods do not wait for the API.
+	p.files.load()
+	p.wg.Go(func() { p.files.run(ctx) })
+	if err := p.cache.WaitSynced(ctx); err != nil {
+		return fmt.Errorf("wait for the node's pods: %w", err)
 	}
 	defer o.follow(p.objectChanged)()
 	defer p.cache.Subscribe(p.changed)()
@@ -103,8 +105,11 @@ func (p *pods) changed(ev client.Event) {
 	if !ok {
 		return
 	}
-	if old, ok := ev.Old.(*corev1.Pod); ok && old.UID != obj.UID {
+	if old, ok := ev.Old.(*corev1.Pod); ok && old.UID != obj.UID && !podspec.IsMirror(old) {
 		p.gone(old)
+	}
+	if p.files.mirrored(ev, obj) {
+		return
 	}
 	if ev.Type == client.Deleted {
 		p.gone(obj)
@@ -140,6 +145,7 @@ func (p *pods) start(uid string, a *pod.Actor) {
 		p.mu.Lock()
 		delete(p.actors, uid)
 		p.mu.Unlock()
+		p.files.kick()
 		p.admission.Lock()
 		delete(p.admitted, uid)
 		p.admission.Unlock()
@@ -180,7 +186,7 @@ func (p *pods) objectChanged(ev client.Event) {
 // orphans ends what the runtime has of pods that the API no longer knows: each is
 // given an actor whose pod was deleted while nobody looked.
 func (p *pods) orphans(ctx context.Context) {
-	known := map[string]bool{}
+	known := p.files.uids()
 	p.cache.List("", nil, func(o client.Object) bool {
 		known[string(o.GetUID())] = true
 		return true
@@ -244,12 +250,14 @@ func (p *pods) follow(ctx context.Context) error {
 			break
 		}
 		if unimplemented(err) {
-			delay = relistEvery
+			if err = p.poll(ctx); err != nil && ctx.Err() == nil {
+				p.deps.Log.Warn("the container runtime does not answer", "error", err)
+			}
 		}
 		if !p.pause(ctx, delay) {
 			break
 		}
-		delay = min(2*delay, max(maxReconnect, delay))
+		delay = min(2*delay, maxReconnect)
 	}
 	return ctx.Err()
 }

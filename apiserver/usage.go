@@ -235,7 +235,8 @@ type nodeAnswer struct {
 	} `json:"node"`
 	Pods []struct {
 		Ref struct {
-			UID string `json:"uid"`
+			Name      string `json:"name"`
+			Namespace string `json:"namespace"`
 		} `json:"podRef"`
 		Containers []struct {
 			Name   string     `json:"name"`
@@ -270,7 +271,8 @@ func usageOf(c *cpuUse, m *memoryUse) corev1.ResourceList {
 func (a *nodeAnswer) pod(p *corev1.Pod) (metricsv1beta1.PodMetrics, bool) {
 	m := metricsv1beta1.PodMetrics{Window: metav1.Duration{Duration: a.window}, Containers: []metricsv1beta1.ContainerMetrics{}}
 	for i := range a.Pods {
-		if a.Pods[i].Ref.UID != string(p.UID) {
+		// Not by UID: that of a static pod is not its mirror's.
+		if ref := &a.Pods[i].Ref; ref.Name != p.Name || ref.Namespace != p.Namespace {
 			continue
 		}
 		for _, c := range a.Pods[i].Containers {

@@ -43,7 +43,9 @@ type Runtime struct {
 	// the timeout in seconds.
 	OnStop func(name string, timeout int64)
 	// IP is the address of every sandbox; empty means 10.9.0.1.
-	IP string
+	// NoEvents is set before the start, for a runtime without them.
+	NoEvents bool
+	IP       string
 
 	mu         sync.Mutex
 	seq        int

@@ -232,6 +232,9 @@ func (r *Runtime) ExecSync(_ context.Context, req *runtimeapi.ExecSyncRequest) (
 
 // GetContainerEvents implements the runtime service.
 func (r *Runtime) GetContainerEvents(_ *runtimeapi.GetEventsRequest, s runtimeapi.RuntimeService_GetContainerEventsServer) error {
+	if r.NoEvents {
+		return status.Error(codes.Unimplemented, "no events")
+	}
 	ch := make(chan *runtimeapi.ContainerEventResponse, 4096)
 	r.mu.Lock()
 	r.streams[ch] = true

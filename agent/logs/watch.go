@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watcher tells readers that a log directory has changed. All of them share one
+// Watcher tells readers that a directory has changed. All of them share one
 // inotify instance, of which a machine has few. The zero value is ready; the
 // instance is made with the first watch and closed with the last.
 type Watcher struct {
@@ -40,7 +40,7 @@ func (w *Watcher) Watch(dir string) (changes <-chan struct{}, cancel func(), err
 	}
 	d := w.dirs[dir]
 	if d == nil {
-		wd, err := unix.InotifyAddWatch(w.fd, dir, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_MOVED_FROM)
+		wd, err := unix.InotifyAddWatch(w.fd, dir, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVED_TO|unix.IN_MOVED_FROM)
 		if err != nil {
 			w.closeIdle()
 			return nil, nil, fmt.Errorf("watch %s: %w", dir, err)

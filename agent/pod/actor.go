@@ -45,6 +45,12 @@ type Drainer interface {
 	Drain(ctx context.Context, pod *corev1.Pod) error
 }
 
+// Groups keeps pods' control groups: see agent.Groups.
+type Groups interface {
+	Apply(path string, r *runtimeapi.LinuxContainerResources) error
+	Remove(ctx context.Context, path string) error
+}
+
 // Deps are what actors share.
 type Deps struct {
 	Client        client.Interface
@@ -62,6 +68,7 @@ type Deps struct {
 	Memory        int64 // of the node, bytes
 	Allocatable   func() corev1.ResourceList
 	Drainer       Drainer // nil: none
+	Groups        Groups  // nil: the runtime keeps them
 	// Admit refuses a pod that must not run here; nil result admits.
 	Admit func(*corev1.Pod) *status.Terminal
 	// Resizable says why the node has no room for the pod as it is wanted now; nil:
@@ -121,6 +128,8 @@ type Actor struct {
 	adopted    bool
 	resumed    bool // the runtime had it when the agent began
 	writeDelay time.Duration
+	static     bool              // the pod is from a file: its status goes to its mirror
+	mirror     *corev1.Pod       // nil: the API has none
 	told       *corev1.PodStatus // last written; nil: nothing yet
 	foreign    time.Time         // since when the API has what somebody else wrote; zero: it has not
 	timeline   *timeline
@@ -151,7 +160,7 @@ func New(d *Deps, pod *corev1.Pod, v *view.Pod) *Actor {
 		tasks: map[string]*task{}, images: map[string]*pulled{}, waiting: map[string]status.Waiting{},
 		retry: map[string]time.Time{}, crash: map[string]*crash{}, started: map[string]bool{}, ready: map[string]bool{},
 		hooked: map[string]bool{}, messages: map[string]string{}, probes: map[string]*probes{}, killed: map[string]bool{},
-		hooksRun: map[string]bool{}, timeline: newTimeline(d.Clock.Now),
+		hooksRun: map[string]bool{}, timeline: newTimeline(d.Clock.Now), static: podspec.IsStatic(pod),
 	}
 	if a.view == nil {
 		a.view = &view.Pod{}
@@ -200,6 +209,12 @@ func (a *Actor) Deleted(pod *corev1.Pod) {
 		a.accept(pod)
 		a.gone = true
 	})
+}
+
+// Mirror tells the actor of a static pod which pod of the API shows it; nil: none
+// does at the moment.
+func (a *Actor) Mirror(pod *corev1.Pod) {
+	a.box.post(func() { a.mirror = pod })
 }
 
 // Runtime tells the actor what the runtime reports of its containers.

@@ -155,6 +155,11 @@ func (a *Actor) runSandbox() func(context.Context) (func(), error) {
 		if err != nil {
 			return nil, err
 		}
+		if a.d.Groups != nil {
+			if err := a.d.Groups.Apply(cfg.Linux.CgroupParent, cfg.Linux.Resources); err != nil {
+				return nil, err
+			}
+		}
 		resp, err := a.d.CRI.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
 		a.d.Metrics.PodStarting(err)
 		if err != nil {

@@ -161,6 +161,11 @@ func (d *Deps) Remove(ctx context.Context, v *view.Pod, namespace, name, uid str
 			errs = append(errs, fmt.Errorf("remove sandbox %s: %w", b.Id, err))
 		}
 	}
+	if d.Groups != nil {
+		for _, path := range podspec.CgroupParents(d.CgroupRoot, uid) {
+			errs = append(errs, d.Groups.Remove(ctx, path))
+		}
+	}
 	d.Images.Forget(uid)
 	if err := d.Volumes.Cleanup(uid); err != nil {
 		errs = append(errs, err)

@@ -50,7 +50,7 @@ func (a *Actor) compute() corev1.PodStatus {
 
 // basis is the pod as the agent told of it last, and beside that as others want it.
 func (a *Actor) basis() *corev1.Pod {
-	if a.told == nil {
+	if a.told == nil || a.static {
 		return a.pod
 	}
 	pod := *a.pod
@@ -61,7 +61,7 @@ func (a *Actor) basis() *corev1.Pod {
 // tolerated tells whether the API's status differs from want by what somebody else
 // wrote alone, which is corrected only after a while.
 func (a *Actor) tolerated(want corev1.PodStatus) bool {
-	if a.told == nil || a.stopping || !equality.Semantic.DeepEqual(want, a.basis().Status) {
+	if a.static || a.told == nil || a.stopping || !equality.Semantic.DeepEqual(want, a.basis().Status) {
 		return false
 	}
 	now := a.d.Clock.Now()
@@ -105,10 +105,14 @@ func (a *Actor) writeStatus() {
 	a.shared.pod, a.shared.view, a.shared.status = a.pod, a.view, want
 	a.shared.mu.Unlock()
 	a.acked = false
-	if a.gone || a.tasks["status"] != nil {
+	shown := a.shown(&want)
+	if shown == nil {
+		a.acked = true // there is nobody to tell
+	}
+	if a.gone || shown == nil || a.tasks["status"] != nil {
 		return
 	}
-	if equality.Semantic.DeepEqual(want, a.pod.Status) {
+	if equality.Semantic.DeepEqual(want, shown.Status) {
 		a.acked, a.foreign = true, time.Time{}
 		return
 	}
@@ -123,11 +127,29 @@ func (a *Actor) writeStatus() {
 		a.at(until)
 		return
 	}
-	pod := a.pod
 	a.do("status", false, func(ctx context.Context) func() {
-		got, err := patchStatus(ctx, a.d.Client, pod, want)
+		got, err := patchStatus(ctx, a.d.Client, shown, want)
 		return func() { a.wrote(got, &want, err) }
 	})
+}
+
+// shown is the pod of the API that shows the status: the pod itself, or a static
+// pod's mirror, nil while there is none. A static pod keeps its status itself.
+func (a *Actor) shown(want *corev1.PodStatus) *corev1.Pod {
+	if !a.static {
+		return a.pod
+	}
+	pod := *a.pod
+	pod.Status = *want.DeepCopy()
+	a.pod = &pod
+	if a.mirror == nil || a.mirror.DeletionTimestamp != nil {
+		return nil
+	}
+	want.ObservedGeneration = a.mirror.Generation
+	for i := range want.Conditions {
+		want.Conditions[i].ObservedGeneration = a.mirror.Generation
+	}
+	return a.mirror
 }
 
 // untold tells whether the status would be the first, and would say no more than
@@ -149,8 +171,16 @@ func (a *Actor) wrote(got *corev1.Pod, told *corev1.PodStatus, err error) {
 	case err == nil:
 		a.told, a.foreign, a.writeDelay = told, time.Time{}, 0
 		delete(a.retry, "\x00status")
-		a.accept(got)
+		if a.static {
+			if a.mirror != nil && a.mirror.UID == got.UID && !older(got, a.mirror) {
+				a.mirror = got
+			}
+		} else {
+			a.accept(got)
+		}
 		a.timed(got)
+	case a.static && (apierrors.IsNotFound(err) || apierrors.IsConflict(err)):
+		a.mirror = nil // another follows
 	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
 		// Gone, or replaced by another pod of the same name.
 		if a.ctx.Err() == nil && a.missingFromAPI() {

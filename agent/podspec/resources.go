@@ -81,6 +81,15 @@ func CgroupParent(root string, pod *corev1.Pod) string {
 	return path.Join(root, class, "pod"+string(pod.UID))
 }
 
+// CgroupParents are where a pod's group may be, whatever its class.
+func CgroupParents(root, uid string) []string {
+	var out []string
+	for _, class := range []string{"", "burstable", "besteffort"} {
+		out = append(out, path.Join(root, class, "pod"+uid))
+	}
+	return out
+}
+
 // Shares converts CPU in thousandths to cgroup v1 shares.
 func Shares(milli int64) int64 {
 	return min(max(milli*1024/1000, minShares), maxShares)
