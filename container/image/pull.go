@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sync/errgroup"
+
+	"knarr.dev/knarr/container/snapshot"
 )
 
 // Registries configures hosts by name (with port, if not the default).
@@ -80,7 +82,11 @@ func (s *Store) Pull(ctx context.Context, ref string, auth authn.AuthConfig) (*I
 
 func (s *Store) pull(ctx context.Context, r name.Reference, auth authn.AuthConfig) (*Image, error) {
 	var errs []error
-	for _, e := range s.endpoints(r, auth) {
+	list, err := s.endpoints(r, auth)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range list {
 		i, err := s.pullFrom(ctx, r, e)
 		if err == nil {
 			return i, nil
@@ -100,13 +106,22 @@ type endpoint struct {
 	transport http.RoundTripper
 }
 
-func (s *Store) endpoints(r name.Reference, auth authn.AuthConfig) []endpoint {
+// endpoints lists where to try, the origin last: as configured here, else as
+// hosts files say.
+func (s *Store) endpoints(r name.Reference, auth authn.AuthConfig) ([]endpoint, error) {
 	host := r.Context().RegistryStr()
 	if host == name.DefaultRegistry {
 		host = "docker.io"
 	}
 	conf, ok := s.registries[host]
 	if !ok {
+		hosts, err := hostsFor(s.HostsDirs, host)
+		if err != nil {
+			return nil, err
+		}
+		if hosts != nil {
+			return s.hostEndpoints(r, hosts, auth)
+		}
 		conf = s.registries["*"]
 	}
 	if auth == (authn.AuthConfig{}) {
@@ -120,7 +135,32 @@ func (s *Store) endpoints(r name.Reference, auth authn.AuthConfig) []endpoint {
 		}
 		list = append(list, s.endpoint(r, m, auth, plain, conf.SkipVerify))
 	}
-	return append(list, s.endpoint(r, r.Context().RegistryStr(), auth, conf.PlainHTTP, conf.SkipVerify))
+	return append(list, s.endpoint(r, r.Context().RegistryStr(), auth, conf.PlainHTTP, conf.SkipVerify)), nil
+}
+
+func (s *Store) hostEndpoints(r name.Reference, hosts []host, auth authn.AuthConfig) ([]endpoint, error) {
+	_, byDigest := r.(name.Digest)
+	var list []endpoint
+	for i := range hosts {
+		h := &hosts[i]
+		if !h.resolve && !byDigest {
+			continue
+		}
+		t, err := h.transport(s.transport)
+		if err != nil {
+			return nil, err
+		}
+		e := s.endpoint(r, h.url.Host, auth, h.url.Scheme == "http", false)
+		e.transport = t
+		if i < len(hosts)-1 {
+			e.auth = authn.AuthConfig{} // the origin's credentials are nobody else's
+		}
+		list = append(list, e)
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("no host of %s may resolve tags", r.Context().RegistryStr())
+	}
+	return list, nil
 }
 
 func (s *Store) endpoint(r name.Reference, host string, auth authn.AuthConfig, plain, skipVerify bool) endpoint {
@@ -172,7 +212,7 @@ func isLoopback(host string) bool {
 
 func (s *Store) pullFrom(ctx context.Context, r name.Reference, e endpoint) (*Image, error) {
 	opts := []remote.Option{
-		remote.WithContext(ctx), remote.WithTransport(e.transport), remote.WithUserAgent("knarr"),
+		remote.WithContext(ctx), remote.WithTransport(limiter{e.transport}), remote.WithUserAgent("knarr"),
 		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
 	}
 	if e.auth != (authn.AuthConfig{}) {
@@ -204,6 +244,9 @@ func (s *Store) unpack(ctx context.Context, img v1.Image, tag, digest string) (*
 	if err != nil {
 		return nil, err
 	}
+	if err := checkConfig(img); err != nil {
+		return nil, err
+	}
 	config, err := img.ConfigFile()
 	if err != nil {
 		return nil, fmt.Errorf("reading the image's configuration: %w", err)
@@ -228,7 +271,7 @@ func (s *Store) unpack(ctx context.Context, img v1.Image, tag, digest string) (*
 	group.SetLimit(maxLayers)
 	for n, layer := range layers {
 		group.Go(func() error {
-			return s.layers.Add(gctx, diffIDs[n], func() (io.ReadCloser, error) { return layer.Compressed() })
+			return s.fetch(gctx, layer, diffIDs[n])
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -238,6 +281,25 @@ func (s *Store) unpack(ctx context.Context, img v1.Image, tag, digest string) (*
 		return nil, err
 	}
 	return s.add(id.String(), config, diffIDs, tag, digest)
+}
+
+// fetch gets one layer, again when it arrives broken. Layers that are here
+// already, from before a crash too, are not fetched.
+func (s *Store) fetch(ctx context.Context, layer v1.Layer, diffID string) error {
+	for try := 1; ; try++ {
+		err := s.layers.Add(ctx, diffID, func() (io.ReadCloser, error) {
+			body, err := layer.Compressed()
+			if err != nil {
+				return nil, err
+			}
+			return watch(body, s.stall), nil
+		})
+		var refused *transport.Error
+		if err == nil || ctx.Err() != nil || try == attempts || errors.As(err, &refused) || errors.Is(err, snapshot.ErrEscape) || errors.Is(err, snapshot.ErrFull) {
+			return err
+		}
+		s.log.Info("fetching a layer again", "layer", diffID, "reason", err)
+	}
 }
 
 // classify puts a registry's answer into one of the package's error classes.

@@ -22,6 +22,9 @@ import (
 
 // Store is the set of images on this machine.
 type Store struct {
+	// HostsDirs have the hosts files; see the variable of that name.
+	HostsDirs  []string
+	stall      time.Duration
 	dir        string
 	layers     *snapshot.Store
 	registries Registries
@@ -42,7 +45,7 @@ type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 // Open reads the images in dir.
 func Open(dir string, layers *snapshot.Store, registries Registries, dial Dial, log *slog.Logger, now func() time.Time) (*Store, error) {
 	s := &Store{
-		dir: dir, layers: layers, registries: registries, transport: transportBy(dial), log: log, now: now,
+		HostsDirs: HostsDirs, stall: stallTime, dir: dir, layers: layers, registries: registries, transport: transportBy(dial), log: log, now: now,
 		images: map[string]*Image{}, pulls: map[string]*pull{}, leases: map[string]int{},
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -27,6 +27,9 @@ const (
 	xattrPrefix    = "SCHILY.xattr."
 )
 
+// ErrFull is returned for a layer that would not leave the machine enough of its disk.
+var ErrFull = errors.New("the disk is almost full: remove images, or give it more space")
+
 // Usage is what a layer holds.
 type Usage struct {
 	Bytes int64 // of the regular files
@@ -76,6 +79,43 @@ type unpacker struct {
 	name   string
 	dirs   []*tar.Header
 	usage  Usage
+	since  int64 // what was written since the disk was looked at
+}
+
+const (
+	checkEvery = 64 << 20 // bytes
+	perFile    = 64 << 10 // what a file counts for, whatever its size: inodes run out, too
+	keepFree   = 20       // a twentieth of the disk is left alone
+)
+
+// room looks now and then whether the disk has room for more: a layer of some
+// megabytes can hold terabytes of nothing.
+func (u *unpacker) room(written int64) error {
+	if u.since += written; u.since < checkEvery {
+		return nil
+	}
+	u.since = 0
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(u.root, &st); err != nil {
+		return fmt.Errorf("looking for room on the disk: %w", err)
+	}
+	if st.Bavail < st.Blocks/keepFree || st.Files > 0 && st.Ffree < st.Files/keepFree {
+		return ErrFull
+	}
+	return nil
+}
+
+// roomy is a file that grows as long as the disk has room.
+type roomy struct {
+	f *os.File
+	u *unpacker
+}
+
+func (r roomy) Write(p []byte) (int, error) {
+	if err := r.u.room(int64(len(p))); err != nil {
+		return 0, err
+	}
+	return r.f.Write(p)
 }
 
 func (u *unpacker) close() {
@@ -135,6 +175,9 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 			return ErrEscape
 		}
 		u.usage.Files++
+		if err := u.room(perFile); err != nil {
+			return err
+		}
 		if err := u.make(dir, base, h, body); err != nil {
 			return err
 		}
@@ -195,7 +238,7 @@ func (u *unpacker) make(dir int, base string, h *tar.Header, body io.Reader) err
 		}
 		f := os.NewFile(uintptr(fd), base)
 		buf := copyBuffers.Get().(*[]byte)
-		n, err := io.CopyBuffer(struct{ io.Writer }{f}, body, *buf)
+		n, err := io.CopyBuffer(roomy{f, u}, body, *buf)
 		copyBuffers.Put(buf)
 		u.usage.Bytes += n
 		return errors.Join(err, f.Close())
