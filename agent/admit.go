@@ -24,7 +24,10 @@ func (p *pods) admit(n *node.Reporter) func(*corev1.Pod) *status.Terminal {
 		// One at a time: of two pods that do not fit together the first gets in.
 		p.admission.Lock()
 		defer p.admission.Unlock()
-		t := Admit(pod, p.others(pod), n.Node())
+		t := p.refuses(pod)
+		if t == nil {
+			t = Admit(pod, p.others(pod), n.Node())
+		}
 		if t == nil {
 			p.admitted[string(pod.UID)] = true
 		}

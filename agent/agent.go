@@ -24,6 +24,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
 
+	"knarr.dev/knarr/agent/eviction"
 	"knarr.dev/knarr/agent/images"
 	"knarr.dev/knarr/agent/metrics"
 	"knarr.dev/knarr/agent/node"
@@ -84,7 +85,13 @@ type Config struct {
 	Version    string // of knarr, as kubeletVersion
 	Commit     string // from which knarr was built
 	Drainer    Drainer
-	Groups     Groups // nil: the runtime keeps the pods' control groups
+	// Eviction says when the node is short of what; nil: as eviction.Default.
+	Eviction *eviction.Config
+	// Observe says what the node has left; nil: what the machine has.
+	Observe func() eviction.Observation
+	// ImageRoot is on the file system of images and containers; empty: Root.
+	ImageRoot string
+	Groups    Groups // nil: the runtime keeps the pods' control groups
 	// Listen serves the kubelet API; nil: it is not served.
 	Listen    net.Listener
 	TLS       *tls.Config // nil: plain HTTP, for tests
@@ -102,6 +109,8 @@ type Agent struct {
 	objects *objects
 	server  *server.Server
 	usage   *usage.Meter
+
+	pressure *pressure
 }
 
 // New checks the configuration and wires an agent; it does nothing yet.
@@ -127,9 +136,14 @@ func New(cfg Config) (*Agent, error) {
 	for k, v := range cfg.Capacity {
 		capacity[k] = v
 	}
+	a.pressure = &pressure{a: a, cfg: *cfg.Eviction}
+	a.pressure.observe = a.pressure.left
+	if cfg.Observe != nil {
+		a.pressure.observe = cfg.Observe
+	}
 	a.node = node.New(node.Config{
 		Name: cfg.NodeName, Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, IPs: ips, PodCIDR: cfg.PodCIDR, Labels: cfg.NodeLabels,
-		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Root: cfg.Root,
+		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Pressure: a.pressure.has,
 		Clock: cfg.Clock, Log: cfg.Log,
 	})
 	count := metrics.New(cfg.Version, cfg.Commit)
@@ -150,6 +164,7 @@ func New(cfg Config) (*Agent, error) {
 		a.deps.Groups = cfg.Groups
 	}
 	a.pods = newPods(a.deps, cfg.NodeName)
+	a.pods.refuses = a.pressure.refuses
 	a.pods.files = newStatics(cfg.StaticPodPath, a.pods, a.node)
 	a.deps.Admit = a.pods.admit(a.node)
 	a.deps.Resizable = a.pods.resizable(a.node)
@@ -170,6 +185,13 @@ func defaults(cfg *Config) {
 	}
 	if cfg.ClusterDomain == "" {
 		cfg.ClusterDomain = "cluster.local"
+	}
+	if cfg.Eviction == nil {
+		def := eviction.Default()
+		cfg.Eviction = &def
+	}
+	if cfg.ImageRoot == "" {
+		cfg.ImageRoot = cfg.Root
 	}
 	if cfg.MaxPods == 0 {
 		cfg.MaxPods = 110
@@ -223,6 +245,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.node.Run(ctx) })
 	g.Go(func() error { return a.pods.run(ctx, a.objects) })
 	g.Go(func() error { return a.collect(ctx) })
+	g.Go(func() error { return a.pressure.run(ctx) })
 	if a.server != nil {
 		g.Go(func() error { return a.server.Serve(ctx, a.cfg.Listen, a.cfg.TLS) })
 	}

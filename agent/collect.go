@@ -106,7 +106,14 @@ func (a *Agent) collectImages(ctx context.Context) error {
 	if err != nil || total == 0 || 100*(total-free)/total < imagesHigh {
 		return err
 	}
-	want := total/100*(100-imagesLow) - free
+	return a.removeImages(ctx, total/100*(100-imagesLow)-free)
+}
+
+// removeImages removes images that no container uses, the largest first, until so
+// many bytes are freed.
+func (a *Agent) removeImages(ctx context.Context, want int64) error {
+	const all = 1 << 61 // whoever wants so much wants what there is
+	everything := want > all
 	list, err := a.cfg.CRI.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
 		return fmt.Errorf("list images: %w", err)
@@ -132,7 +139,7 @@ func (a *Agent) collectImages(ctx context.Context) error {
 		}
 		want -= int64(i.Size)
 	}
-	if want > 0 {
+	if want > 0 && !everything {
 		if n := a.node.Node(); n != nil {
 			a.cfg.Recorder.Event(n, corev1.EventTypeWarning, "FreeDiskSpaceFailed", fmt.Sprintf("Failed to garbage collect required amount of images. %d bytes more must be freed.", want))
 		}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"knarr.dev/knarr/agent/critest"
+	"knarr.dev/knarr/agent/eviction"
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/client/clienttest"
 )
@@ -58,7 +59,8 @@ func newWorld(t testing.TB, opts ...option) *world {
 	t.Helper()
 	w := &world{t: t, api: clienttest.New(), cri: critest.New(), events: &events{wake: make(chan struct{})}}
 	w.cfg = Config{NodeName: "n1", Client: w.api, CRI: w.cri.Client(t), Recorder: w.events, Root: t.TempDir(), LogRoot: t.TempDir(),
-		NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, Version: "v1.36.3+knarr"}
+		NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, Version: "v1.36.3+knarr",
+		Observe: func() eviction.Observation { return nil }} // this machine's troubles are not the test's
 	for _, o := range opts {
 		o(&w.cfg)
 	}

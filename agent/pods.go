@@ -14,6 +14,7 @@ import (
 
 	"knarr.dev/knarr/agent/pod"
 	"knarr.dev/knarr/agent/podspec"
+	"knarr.dev/knarr/agent/status"
 	"knarr.dev/knarr/agent/view"
 	"knarr.dev/knarr/client"
 )
@@ -38,6 +39,8 @@ type pods struct {
 	actors map[string]*pod.Actor // by UID
 	first  map[string]*view.Pod  // what the runtime had at the start, by UID
 	files  *statics
+	// refuses says why the node takes no such pod at the moment; nil: it does.
+	refuses func(*corev1.Pod) *status.Terminal
 
 	admission sync.Mutex
 	admitted  map[string]bool // pods that count against the node's resources

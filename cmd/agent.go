@@ -50,6 +50,7 @@ go on when it ends.`,
 	ip := f.String("node-ip", d.Node.IP, "address of this node")
 	listen := f.String("node-listen", d.Node.Listen, "address of the node agent")
 	nodePods := f.String("node-pod-cidr", "", "addresses of this node's pods, within pod-cidr")
+	kubelet := kubeletFlags(f)
 	pods := f.String("pod-cidr", d.Network.PodCIDR, "addresses of the cluster's pods")
 	services := f.String("service-cidr", d.Network.ServiceCIDR, "addresses of services")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -76,6 +77,7 @@ go on when it ends.`,
 				apply()
 			}
 		}
+		kubelet(cfg)
 		if err := cfg.validate(); err != nil {
 			return err
 		}

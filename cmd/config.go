@@ -94,6 +94,16 @@ type NodeConfig struct {
 	MaxPods int               `json:"maxPods"`
 	// Listen is where the agent serves logs and exec to the API server.
 	Listen string `json:"listen"`
+	// RuntimeEndpoint is the socket of the container runtime to use instead of the
+	// built-in one, ImageEndpoint that of its image service if that is elsewhere.
+	RuntimeEndpoint string `json:"containerRuntimeEndpoint,omitempty"`
+	ImageEndpoint   string `json:"imageServiceEndpoint,omitempty"`
+	// StaticPodPath is a folder, or file, of manifests of pods that the node runs
+	// whatever the API says; empty: there are none.
+	StaticPodPath string `json:"staticPodPath,omitempty"`
+	// CNIConfDir and CNIBinDir are where that runtime looks for networks.
+	CNIConfDir string `json:"cniConfDir,omitempty"`
+	CNIBinDir  string `json:"cniBinDir,omitempty"`
 }
 
 // JoinConfig is how a node that runs without a control plane reaches its cluster:
@@ -143,7 +153,7 @@ func defaultConfig() *Config {
 	return &Config{
 		Name: "knarr", DataDir: defaultDataDir, RunDir: defaultRunDir, LogLevel: "info", Nodes: 1,
 		API:     APIConfig{Listen: ":6443", Kubeconfig: defaultKubeconfig()},
-		Node:    NodeConfig{Name: strings.ToLower(host), IP: hostIP(), MaxPods: 110, Listen: ":10250"},
+		Node:    NodeConfig{Name: strings.ToLower(host), IP: hostIP(), MaxPods: 110, Listen: ":10250", CNIConfDir: defaultCNIConf, CNIBinDir: defaultCNIBin},
 		Network: NetworkConfig{PodCIDR: "10.244.0.0/16", NodePodCIDR: "10.244.0.0/24", ServiceCIDR: "10.96.0.0/16", Domain: "cluster.local", NodePorts: "30000-32767"},
 	}
 }
@@ -219,6 +229,9 @@ func (c *Config) validate() error {
 		if p, err := netip.ParsePrefix(v); err != nil || !p.Addr().Is4() || p.Bits() > 28 {
 			bad(path, v, "must be an IPv4 prefix of at most 28 bits, such as 10.244.0.0/16")
 		}
+	}
+	if c.foreign() && c.Nodes > 1 {
+		bad("node.containerRuntimeEndpoint", c.Node.RuntimeEndpoint, "must be empty when the machine plays several nodes: one runtime serves one node")
 	}
 	if c.Nodes < 1 || c.Nodes > maxNodes {
 		errs = append(errs, field.Invalid(field.NewPath("nodes"), c.Nodes, fmt.Sprintf("must be 1 to %d", maxNodes)))

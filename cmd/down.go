@@ -145,12 +145,18 @@ func destroyNode(ctx context.Context, cfg *Config, l *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("data path: %w", err)
 	}
-	r, err := container.New(ctx, cfg.containerConfig(d, l))
-	if err != nil {
-		return fmt.Errorf("container runtime: %w", err)
-	}
-	if err := r.Destroy(ctx); err != nil {
-		return fmt.Errorf("container runtime: %w", err)
+	if cfg.foreign() {
+		if err := destroyForeign(ctx, cfg, d, l); err != nil {
+			return err
+		}
+	} else {
+		r, err := container.New(ctx, cfg.containerConfig(d, l))
+		if err != nil {
+			return fmt.Errorf("container runtime: %w", err)
+		}
+		if err := r.Destroy(ctx); err != nil {
+			return fmt.Errorf("container runtime: %w", err)
+		}
 	}
 	if err := d.Destroy(ctx); err != nil {
 		return fmt.Errorf("data path: %w", err)

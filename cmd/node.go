@@ -39,6 +39,10 @@ type node struct {
 	runtime *container.Server
 	api     net.Listener // of the kubelet API
 	criSock net.Listener
+
+	// of a foreign runtime; runtime and criSock are nil then
+	cniSock net.Listener
+	stale   []string // sandboxes that had a link at the start
 }
 
 // access is how an agent reaches the API, and who may reach the agent.
@@ -71,6 +75,9 @@ func openNode(ctx context.Context, cfg *Config, dial image.Dial, log *slog.Logge
 	}
 	if n.data, err = datapath.Open(ctx, cfg.datapathConfig(log)); err != nil {
 		return nil, fmt.Errorf("data path: %w", err)
+	}
+	if cfg.foreign() {
+		return n, n.openForeign()
 	}
 	cc := cfg.containerConfig(n.data, log)
 	cc.DialRegistry = dial
@@ -129,7 +136,7 @@ func (n *node) close() {
 			n.log.Warn("close the container runtime", "error", err)
 		}
 	}
-	for _, l := range []net.Listener{n.criSock, n.api} {
+	for _, l := range []net.Listener{n.criSock, n.cniSock, n.api} {
 		if l != nil {
 			l.Close()
 		}
@@ -143,14 +150,29 @@ func (n *node) close() {
 
 // run starts the runtime's service, the agent and the data path's feeder.
 func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
-	g.Go(func() error { return n.runtime.Serve(ctx, n.criSock) })
-	conn, err := cri.Dial(n.cfg.criSocket())
+	endpoint := n.cfg.criSocket()
+	if n.cfg.foreign() {
+		endpoint = n.cfg.Node.RuntimeEndpoint
+	}
+	conn, err := cri.DialBoth(endpoint, n.cfg.Node.ImageEndpoint)
 	if err != nil {
 		return err
 	}
+	if n.cfg.foreign() {
+		n.runForeign(ctx, g, conn)
+	} else {
+		g.Go(func() error { return n.runtime.Serve(ctx, n.criSock) })
+	}
 	context.AfterFunc(ctx, func() { conn.Close() })
 	nw := network.New(network.Config{NodeName: n.cfg.Node.Name, Client: acc.client, Dataplane: n.data, Remote: acc.remote, Clock: clock.RealClock{}, Log: n.log})
+	var groups agent.Groups
+	if n.cfg.foreign() {
+		if groups, err = newPodGroups(); err != nil {
+			return err
+		}
+	}
 	a, err := agent.New(agent.Config{
+		Groups: groups, ImageRoot: n.cfg.containerRoot(), StaticPodPath: n.cfg.Node.StaticPodPath, Commit: apiVersion().GitCommit,
 		NodeName: n.cfg.Node.Name, Client: acc.client, EachObject: acc.remote, CRI: conn,
 		Recorder: recorder(ctx, g, acc.client, "kubelet", n.cfg.Node.Name, n.log),
 		Root:     filepath.Join(n.cfg.DataDir, "agent"), LogRoot: n.cfg.logRoot(),

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"knarr.dev/knarr/kit/cni"
 )
 
 // Version is knarr's own version, set at build time by -ldflags.
@@ -22,10 +24,13 @@ var Version = "dev"
 var logLevels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
 
 // Main runs the command line and returns the exit code. Called as kubectl, by a
-// link of that name, it is kubectl.
+// link of that name, it is kubectl; called as knarr-cni, a runtime's CNI plugin.
 func Main(args []string) int {
 	if strings.HasPrefix(filepath.Base(args[0]), "kubectl") {
 		return runKubectl(args)
+	}
+	if filepath.Base(args[0]) == cni.Program {
+		return cni.Plugin(os.Getenv, os.Stdin, os.Stdout)
 	}
 	if len(args) > 1 && args[1] == "kubectl" {
 		return runKubectl(args[1:])

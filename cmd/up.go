@@ -37,6 +37,7 @@ up again. "knarr down" removes everything.`,
 	services := f.String("service-cidr", d.Network.ServiceCIDR, "addresses of services")
 	node := f.String("node-name", d.Node.Name, "name of this node")
 	nodes := f.Int("nodes", d.Nodes, "nodes that this machine plays; those beside the first are named NODE-NAME-2 and so on")
+	kubelet := kubeletFlags(f)
 	etcd := f.StringSlice("etcd-servers", nil, "endpoints of an etcd to use instead of the built-in one")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, err := load()
@@ -56,6 +57,7 @@ up again. "knarr down" removes everything.`,
 				apply()
 			}
 		}
+		kubelet(cfg)
 		if err := cfg.validate(); err != nil {
 			return err
 		}

@@ -52,8 +52,9 @@ type Config struct {
 	MaxPods  int
 	Info     corev1.NodeSystemInfo
 	Version  string
-	Port     int32  // of the kubelet API; 0: none
-	Root     string // the file system that is watched for disk pressure
+	Port     int32 // of the kubelet API; 0: none
+	// Pressure tells what the node is short of; nil: nothing ever.
+	Pressure func() map[corev1.NodeConditionType]bool
 	Clock    clock.WithDelayedExecution
 	Log      *slog.Logger
 }
@@ -67,7 +68,7 @@ type Reporter struct {
 	node  *corev1.Node // last known state, nil before registration
 	wrote time.Time    // last status write
 
-	changed    chan struct{} // somebody else wrote what concerns the report
+	changed    chan struct{} // what concerns the report has changed
 	registered chan struct{} // closed once node is known
 	once       sync.Once
 }
@@ -138,6 +139,11 @@ func (r *Reporter) follow(e client.Event) {
 			return
 		}
 	}
+	r.Changed()
+}
+
+// Changed has the node report at once, because what it says of itself has changed.
+func (r *Reporter) Changed() {
 	select {
 	case r.changed <- struct{}{}:
 	default:

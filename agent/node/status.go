@@ -12,7 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Thresholds of pressure, those of Kubernetes' defaults.
+// What is kept back from pods against pressure, by Kubernetes' defaults.
 const (
 	memoryFloor   = 100 << 20 // bytes available
 	diskFloor     = 10        // percent available
@@ -50,7 +50,7 @@ func (r *Reporter) observe(ctx context.Context) corev1.NodeStatus {
 		s.NodeInfo.ContainerRuntimeVersion = v.RuntimeName + "://" + v.RuntimeVersion
 	}
 	s.Images = r.images(ctx)
-	s.Conditions = []corev1.NodeCondition{r.memory(), r.diskSpace(), r.pids(), r.ready(ctx)}
+	s.Conditions = append(r.pressures(), r.ready(ctx))
 	return s
 }
 
@@ -62,24 +62,23 @@ func condition(kind corev1.NodeConditionType, bad bool, badReason, badMessage, r
 	return c
 }
 
-func (r *Reporter) memory() corev1.NodeCondition {
-	m, err := meminfo("/proc/meminfo")
-	return condition(corev1.NodeMemoryPressure, err == nil && m["MemAvailable"] < memoryFloor,
-		"KubeletHasInsufficientMemory", "kubelet has insufficient memory available",
-		"KubeletHasSufficientMemory", "kubelet has sufficient memory available")
-}
-
-func (r *Reporter) diskSpace() corev1.NodeCondition {
-	total, free, err := Disk(r.cfg.Root)
-	return condition(corev1.NodeDiskPressure, err == nil && free < total/100*diskFloor,
-		"KubeletHasDiskPressure", "kubelet has disk pressure",
-		"KubeletHasNoDiskPressure", "kubelet has no disk pressure")
-}
-
-func (r *Reporter) pids() corev1.NodeCondition {
-	return condition(corev1.NodePIDPressure, false,
-		"KubeletHasInsufficientPID", "kubelet has insufficient PID available",
-		"KubeletHasSufficientPID", "kubelet has sufficient PID available")
+// pressures are the conditions of what the node is short of.
+func (r *Reporter) pressures() []corev1.NodeCondition {
+	var has map[corev1.NodeConditionType]bool
+	if r.cfg.Pressure != nil {
+		has = r.cfg.Pressure()
+	}
+	return []corev1.NodeCondition{
+		condition(corev1.NodeMemoryPressure, has[corev1.NodeMemoryPressure],
+			"KubeletHasInsufficientMemory", "kubelet has insufficient memory available",
+			"KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+		condition(corev1.NodeDiskPressure, has[corev1.NodeDiskPressure],
+			"KubeletHasDiskPressure", "kubelet has disk pressure",
+			"KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+		condition(corev1.NodePIDPressure, has[corev1.NodePIDPressure],
+			"KubeletHasInsufficientPID", "kubelet has insufficient PID available",
+			"KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+	}
 }
 
 // ready asks the runtime whether it and its network are.

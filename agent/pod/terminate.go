@@ -186,6 +186,9 @@ func (a *Actor) gracePeriod() time.Duration {
 	case a.pod.Spec.TerminationGracePeriodSeconds != nil:
 		seconds = *a.pod.Spec.TerminationGracePeriodSeconds
 	}
+	if t := a.terminal; t != nil && t.Grace != nil {
+		seconds = min(seconds, *t.Grace)
+	}
 	// A pod that is forced out of the API is still asked politely.
 	return max(time.Duration(seconds)*time.Second, time.Second)
 }

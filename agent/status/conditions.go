@@ -22,6 +22,9 @@ func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 	}
 	ours = append(ours, resizing(in.Resize)...)
+	if t := in.Terminal; t != nil && t.Disruption != "" {
+		ours = append(ours, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: t.Disruption, Message: t.Message})
+	}
 	var out []corev1.PodCondition
 	for _, c := range ours {
 		c.ObservedGeneration = pod.Generation

@@ -24,6 +24,11 @@ type Waiting struct {
 type Terminal struct {
 	Phase           corev1.PodPhase
 	Reason, Message string
+	// Disruption is the reason of the pod's condition DisruptionTarget; empty: it
+	// gets none.
+	Disruption string
+	// Grace bounds the pod's grace period, in seconds; nil: its own holds.
+	Grace *int64
 }
 
 // Resize is how far a change of the limits of running containers has come.

@@ -3,6 +3,7 @@ package usage
 import (
 	"bufio"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -95,6 +96,21 @@ func meminfo() map[string]uint64 {
 	return m
 }
 
+// Memory is what the machine has available and in all, in bytes.
+func Memory() (available, total uint64, ok bool) {
+	m := meminfo()
+	return m["MemAvailable"], m["MemTotal"], m["MemTotal"] > 0
+}
+
+// Tasks counts the machine's tasks, and says how many there may be.
+func Tasks() (used, limit uint64, ok bool) {
+	r := rlimit(metav1.Time{})
+	if r == nil || r.NumOfRunningProcesses == nil {
+		return 0, 0, false
+	}
+	return uint64(*r.NumOfRunningProcesses), uint64(*r.MaxPID), true
+}
+
 func bootTime() metav1.Time {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -110,17 +126,35 @@ func bootTime() metav1.Time {
 	return metav1.Time{}
 }
 
-// Disk measures the file system that holds path; nil if it cannot be read.
+// Disk measures the file system that holds path, or its nearest parent that is
+// there; nil if it cannot be read.
 func Disk(path string, now metav1.Time) *stats.FsStats {
 	var st unix.Statfs_t
-	if unix.Statfs(path, &st) != nil {
-		return nil
+	for unix.Statfs(path, &st) != nil {
+		parent := filepath.Dir(path)
+		if parent == path {
+			return nil
+		}
+		path = parent
 	}
 	size := uint64(st.Bsize)
 	available, capacity, used := st.Bavail*size, st.Blocks*size, (st.Blocks-st.Bfree)*size
 	inodes, free := st.Files, st.Ffree
 	taken := inodes - free
 	return &stats.FsStats{Time: now, AvailableBytes: &available, CapacityBytes: &capacity, UsedBytes: &used, Inodes: &inodes, InodesFree: &free, InodesUsed: &taken}
+}
+
+// SameDisk tells whether two paths lie on one file system; what is not there yet
+// counts as its nearest parent.
+func SameDisk(a, b string) bool {
+	device := func(path string) uint64 {
+		var st unix.Stat_t
+		for unix.Stat(path, &st) != nil && path != filepath.Dir(path) {
+			path = filepath.Dir(path)
+		}
+		return st.Dev
+	}
+	return device(a) == device(b)
 }
 
 // rlimit counts the machine's tasks against how many there may be.
