@@ -11,6 +11,7 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
+	"knarr.dev/knarr/agent/eviction"
 	"knarr.dev/knarr/agent/node"
 	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/agent/status"
@@ -26,13 +27,37 @@ func (p *pods) admit(n *node.Reporter) func(*corev1.Pod) *status.Terminal {
 		defer p.admission.Unlock()
 		t := p.refuses(pod)
 		if t == nil {
-			t = Admit(pod, p.others(pod), n.Node())
+			others := p.others(pod)
+			if t = Admit(pod, others, n.Node()); t != nil && p.preempt(pod, others, n.Node(), t) {
+				t = nil
+			}
 		}
 		if t == nil {
 			p.admitted[string(pod.UID)] = true
 		}
 		return t
 	}
+}
+
+// preempt has pods that matter less give way to a critical one for which there is no
+// room; false if that does not help.
+func (p *pods) preempt(pod *corev1.Pod, others []*corev1.Pod, n *corev1.Node, t *status.Terminal) bool {
+	if !podspec.Critical(pod) || !strings.HasPrefix(t.Reason, "OutOf") {
+		return false
+	}
+	victims := eviction.Victims(pod, others, n.Status.Allocatable, func(o *corev1.Pod) bool { return !podspec.Critical(o) })
+	actors := p.all()
+	for _, v := range victims {
+		const why = "Preempted in order to admit critical pod"
+		now := int64(1)
+		p.deps.Recorder.Event(v, corev1.EventTypeWarning, "Preempting", why)
+		p.deps.Metrics.Preempted(strings.TrimPrefix(t.Reason, "OutOf"))
+		delete(p.admitted, string(v.UID)) // its room is the other's
+		if a := actors[string(v.UID)]; a != nil {
+			a.Evict(status.Terminal{Phase: corev1.PodFailed, Reason: "Preempting", Message: why, Disruption: terminationByKubelet, Grace: &now})
+		}
+	}
+	return len(victims) > 0
 }
 
 // resizable returns the check that a change of a pod's requests passes.

@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -85,6 +86,8 @@ type Config struct {
 	Version    string // of knarr, as kubeletVersion
 	Commit     string // from which knarr was built
 	Drainer    Drainer
+	// MaxRestart bounds the back-off of containers that end again and again; 0: 5 min.
+	MaxRestart time.Duration
 	// Eviction says when the node is short of what; nil: as eviction.Default.
 	Eviction *eviction.Config
 	// Observe says what the node has left; nil: what the machine has.
@@ -155,7 +158,7 @@ func New(cfg Config) (*Agent, error) {
 			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Images: a.ensureImage, Log: cfg.Log}),
 		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, CgroupRoot: cfg.CgroupRoot, NodeIPs: ips,
 		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Memory: capacity.Memory().Value(),
-		Allocatable: a.node.Allocatable, Metrics: count, Clock: cfg.Clock, Log: cfg.Log,
+		Allocatable: a.node.Allocatable, Metrics: count, MaxRestart: cfg.MaxRestart, Clock: cfg.Clock, Log: cfg.Log,
 	}
 	if cfg.Drainer != nil {
 		a.deps.Drainer = cfg.Drainer

@@ -87,3 +87,23 @@ func TestPressure(t *testing.T) {
 	w.wait("burstable", "ready", ready)
 	pressed(corev1.ConditionFalse) // after five minutes
 }
+
+// A critical pod for which there is no room has others give way.
+func TestCriticalPodPreempts(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.MaxPods = 2
+	w.run()
+	w.node()
+	low, mid, critical := int32(0), int32(10), int32(2000000000)
+	w.pod("low", func(p *corev1.Pod) { p.Spec.Priority = &low })
+	w.pod("mid", func(p *corev1.Pod) { p.Spec.Priority = &mid })
+	w.wait("low", "ready", ready)
+	w.wait("mid", "ready", ready)
+	w.pod("critical", func(p *corev1.Pod) { p.Spec.Priority = &critical })
+	w.wait("critical", "ready", ready)
+	p := w.wait("low", "preempted", func(p *corev1.Pod) bool { return p != nil && p.Status.Phase == corev1.PodFailed })
+	if p.Status.Reason != "Preempting" || p.Status.Message != "Preempted in order to admit critical pod" {
+		t.Errorf("status: %+v", p.Status)
+	}
+	w.wait("mid", "still ready", ready)
+}

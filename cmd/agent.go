@@ -77,7 +77,9 @@ go on when it ends.`,
 				apply()
 			}
 		}
-		kubelet(cfg)
+		if err := kubelet(cfg); err != nil {
+			return err
+		}
 		if err := cfg.validate(); err != nil {
 			return err
 		}

@@ -100,7 +100,11 @@ type NodeConfig struct {
 	ImageEndpoint   string `json:"imageServiceEndpoint,omitempty"`
 	// StaticPodPath is a folder, or file, of manifests of pods that the node runs
 	// whatever the API says; empty: there are none.
-	StaticPodPath string `json:"staticPodPath,omitempty"`
+	StaticPodPath  string `json:"staticPodPath,omitempty"`
+	EvictionConfig `json:",inline"`
+	// MaxRestartPeriod bounds the back-off of containers that end again and again,
+	// from 1s to 5m; empty: 5m.
+	MaxRestartPeriod string `json:"maxContainerRestartPeriod,omitempty"`
 	// CNIConfDir and CNIBinDir are where that runtime looks for networks.
 	CNIConfDir string `json:"cniConfDir,omitempty"`
 	CNIBinDir  string `json:"cniBinDir,omitempty"`
@@ -229,6 +233,12 @@ func (c *Config) validate() error {
 		if p, err := netip.ParsePrefix(v); err != nil || !p.Addr().Is4() || p.Bits() > 28 {
 			bad(path, v, "must be an IPv4 prefix of at most 28 bits, such as 10.244.0.0/16")
 		}
+	}
+	if _, err := c.Node.EvictionConfig.config(); err != nil {
+		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
+	}
+	if d, err := c.Node.maxRestart(); err != nil || d < 0 {
+		bad("node.maxContainerRestartPeriod", c.Node.MaxRestartPeriod, "must be a duration from 1s to 5m")
 	}
 	if c.foreign() && c.Nodes > 1 {
 		bad("node.containerRuntimeEndpoint", c.Node.RuntimeEndpoint, "must be empty when the machine plays several nodes: one runtime serves one node")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -34,16 +35,17 @@ const (
 )
 
 // kubeletFlags adds the flags that a node has from kubelets, under their names: those
-// of a foreign runtime, and of static pods. What it returns overrides the
+// of a foreign runtime, of static pods, of eviction. What it returns overrides the
 // configuration by those that were given.
-func kubeletFlags(f *pflag.FlagSet) func(*Config) {
+func kubeletFlags(f *pflag.FlagSet) func(*Config) error {
 	d := defaultConfig().Node
 	endpoint := f.String("container-runtime-endpoint", "", "socket of the container runtime to use instead of the built-in one, such as unix:///run/containerd/containerd.sock")
 	images := f.String("image-service-endpoint", "", "socket of the image service, if it is not the runtime's")
 	conf := f.String("cni-conf-dir", d.CNIConfDir, "where that runtime looks for CNI networks")
 	bin := f.String("cni-bin-dir", d.CNIBinDir, "where that runtime looks for CNI plugins")
 	static := f.String("pod-manifest-path", "", "folder, or file, of pods that this node runs whatever the API says")
-	return func(cfg *Config) {
+	evict := evictionFlags(f)
+	return func(cfg *Config) error {
 		for name, apply := range map[string]func(){
 			"container-runtime-endpoint": func() { cfg.Node.RuntimeEndpoint = *endpoint },
 			"image-service-endpoint":     func() { cfg.Node.ImageEndpoint = *images },
@@ -55,6 +57,7 @@ func kubeletFlags(f *pflag.FlagSet) func(*Config) {
 				apply()
 			}
 		}
+		return evict(cfg)
 	}
 }
 
@@ -116,9 +119,6 @@ func (n *node) runForeign(ctx context.Context, g *errgroup.Group, conn *cri.Clie
 // destroyForeign removes the sandboxes of a foreign runtime that are on this node's
 // network; those on the machine's own network stay.
 func destroyForeign(ctx context.Context, cfg *Config, d *datapath.Datapath, log *slog.Logger) error {
-	if err := cfg.cniPlace().Remove(); err != nil {
-		return err
-	}
 	ids := d.Attached()
 	conn, err := cri.DialBoth(cfg.Node.RuntimeEndpoint, cfg.Node.ImageEndpoint)
 	if err != nil {
@@ -127,6 +127,16 @@ func destroyForeign(ctx context.Context, cfg *Config, d *datapath.Datapath, log 
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, staleAfter)
 	defer cancel()
+	// The runtime detaches through the plugin.
+	l, err := listenUnix(cfg.cniSocket())
+	if err != nil {
+		return err
+	}
+	serving, stop := context.WithCancel(ctx)
+	var server sync.WaitGroup
+	server.Go(func() { _ = cni.Serve(serving, l, d, d.Gateway(), log) }) // it ends with serving
+	defer server.Wait()
+	defer stop()
 	for id := range ids {
 		_, err := conn.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
 		if err == nil {
@@ -139,5 +149,5 @@ func destroyForeign(ctx context.Context, cfg *Config, d *datapath.Datapath, log 
 	if err := (&podGroups{}).Remove(ctx, cfg.group()); err != nil {
 		log.Warn("control groups stay", "error", err)
 	}
-	return nil
+	return cfg.cniPlace().Remove()
 }

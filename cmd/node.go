@@ -171,7 +171,16 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 			return err
 		}
 	}
+	short, err := n.cfg.Node.EvictionConfig.config()
+	if err != nil {
+		return err
+	}
+	restart, err := n.cfg.Node.maxRestart()
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(agent.Config{
+		Eviction: short, MaxRestart: restart,
 		Groups: groups, ImageRoot: n.cfg.containerRoot(), StaticPodPath: n.cfg.Node.StaticPodPath, Commit: apiVersion().GitCommit,
 		NodeName: n.cfg.Node.Name, Client: acc.client, EachObject: acc.remote, CRI: conn,
 		Recorder: recorder(ctx, g, acc.client, "kubelet", n.cfg.Node.Name, n.log),

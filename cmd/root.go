@@ -29,7 +29,7 @@ func Main(args []string) int {
 	if strings.HasPrefix(filepath.Base(args[0]), "kubectl") {
 		return runKubectl(args)
 	}
-	if filepath.Base(args[0]) == cni.Program {
+	if name := filepath.Base(args[0]); name == cni.Program || name == cni.LoopbackProgram {
 		return cni.Plugin(os.Getenv, os.Stdin, os.Stdout)
 	}
 	if len(args) > 1 && args[1] == "kubectl" {

@@ -57,7 +57,9 @@ up again. "knarr down" removes everything.`,
 				apply()
 			}
 		}
-		kubelet(cfg)
+		if err := kubelet(cfg); err != nil {
+			return err
+		}
 		if err := cfg.validate(); err != nil {
 			return err
 		}

@@ -129,3 +129,28 @@ func TestOverdrawn(t *testing.T) {
 		t.Error("who has limits")
 	}
 }
+
+func TestVictims(t *testing.T) {
+	room := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1000"), corev1.ResourcePods: resource.MustParse("3")}
+	may := func(p *corev1.Pod) bool { return *p.Spec.Priority < 100 }
+	for name, tc := range map[string]struct {
+		pod    *corev1.Pod
+		others []*corev1.Pod
+		want   string
+	}{
+		"it fits":            {pod("new", 200, "100"), []*corev1.Pod{pod("a", 0, "100")}, ""},
+		"the least goes":     {pod("new", 200, "500"), []*corev1.Pod{pod("a", 5, "600"), pod("b", 1, "300")}, "b a"},
+		"the largest goes":   {pod("new", 200, "500"), []*corev1.Pod{pod("small", 0, "100"), pod("big", 0, "600")}, "big"},
+		"critical ones stay": {pod("new", 200, "500"), []*corev1.Pod{pod("a", 100, "600")}, ""},
+		"a place among pods": {pod("new", 200, ""), []*corev1.Pod{pod("a", 3, ""), pod("b", 2, ""), pod("c", 4, "")}, "b"},
+		"nothing would do":   {pod("new", 200, "2000"), []*corev1.Pod{pod("a", 0, "600")}, ""},
+	} {
+		var got []string
+		for _, v := range Victims(tc.pod, tc.others, room, may) {
+			got = append(got, v.Name)
+		}
+		if strings.Join(got, " ") != tc.want {
+			t.Errorf("%s: %v, want %s", name, got, tc.want)
+		}
+	}
+}

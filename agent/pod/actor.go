@@ -74,9 +74,11 @@ type Deps struct {
 	// Resizable says why the node has no room for the pod as it is wanted now; nil:
 	// it has.
 	Resizable func(*corev1.Pod) *status.Waiting
-	Metrics   *metrics.Metrics // nil: nothing is counted
-	Clock     clock.WithDelayedExecution
-	Log       *slog.Logger
+	// MaxRestart bounds the back-off of containers that end again and again.
+	MaxRestart time.Duration
+	Metrics    *metrics.Metrics // nil: nothing is counted
+	Clock      clock.WithDelayedExecution
+	Log        *slog.Logger
 }
 
 // Actor runs one pod. Make one with New, then call Run in its own goroutine.

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -14,7 +15,8 @@ import (
 // Crash back-off of a container.
 const (
 	firstCrash = 10 * time.Second
-	maxCrash   = 5 * time.Minute
+	// MaxRestart is the longest delay unless the node has another.
+	MaxRestart = 5 * time.Minute
 	resetCrash = 10 * time.Minute
 )
 
@@ -157,8 +159,10 @@ func (a *Actor) restarting(name string, last *view.Container) {
 	k, now := a.crash[name], a.d.Clock.Now()
 	switch {
 	case k == nil || time.Unix(0, last.FinishedAt).Sub(k.since) > resetCrash:
-		a.crash[name] = &crash{delay: firstCrash, since: now}
+		a.crash[name] = &crash{delay: min(firstCrash, a.maxRestart()), since: now}
 	default:
-		k.delay, k.since = min(2*k.delay, maxCrash), now
+		k.delay, k.since = min(2*k.delay, a.maxRestart()), now
 	}
 }
+
+func (a *Actor) maxRestart() time.Duration { return cmp.Or(a.d.MaxRestart, MaxRestart) }

@@ -163,7 +163,9 @@ func (a *Actor) runSandbox() func(context.Context) (func(), error) {
 		resp, err := a.d.CRI.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
 		a.d.Metrics.PodStarting(err)
 		if err != nil {
-			return nil, fmt.Errorf("Failed to create pod sandbox: %s", status.Convert(err).Message())
+			// Some runtimes keep what they could not finish; the next attempt must not
+			// bear its number.
+			return a.relist, fmt.Errorf("Failed to create pod sandbox: %s", status.Convert(err).Message())
 		}
 		st, err := view.Sandbox(ctx, a.d.CRI, resp.PodSandboxId)
 		if err != nil || st == nil {

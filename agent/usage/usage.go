@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	grpcstatus "google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -123,11 +121,11 @@ func (m *Meter) take(ctx context.Context) (*Reading, error) {
 }
 
 // sandboxes measures all pods, by UID. A runtime that measures containers alone
-// serves too.
+// serves too, and so does one that cannot measure pods when one of them has ended.
 func (m *Meter) sandboxes(ctx context.Context) (map[string]*runtimeapi.LinuxPodSandboxStats, error) {
 	out := map[string]*runtimeapi.LinuxPodSandboxStats{}
 	resp, err := m.cfg.CRI.Runtime.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})
-	if grpcstatus.Code(err) == codes.Unimplemented {
+	if err != nil {
 		list, err := m.cfg.CRI.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{})
 		if err != nil {
 			return nil, err
@@ -140,9 +138,6 @@ func (m *Meter) sandboxes(ctx context.Context) (map[string]*runtimeapi.LinuxPodS
 			out[uid].Containers = append(out[uid].Containers, c)
 		}
 		return out, nil
-	}
-	if err != nil {
-		return nil, err
 	}
 	for _, s := range resp.Stats {
 		if s.Linux != nil {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"knarr.dev/knarr/kit/netns"
 )
 
 // network remembers who is attached.
@@ -112,6 +114,41 @@ func TestPlugin(t *testing.T) {
 	}
 	if len(n.Attached()) != 0 {
 		t.Errorf("left: %v", n.Attached())
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes a network namespace")
+	}
+	path := filepath.Join(t.TempDir(), "ns")
+	if err := netns.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	defer netns.Remove(path)
+	var out strings.Builder
+	env := map[string]string{"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "s", "CNI_NETNS": path, "CNI_IFNAME": "lo"}
+	if code := Plugin(func(n string) string { return env[n] }, strings.NewReader(`{"cniVersion":"0.3.1","name":"l","type":"loopback"}`), &out); code != 0 || !strings.Contains(out.String(), `"name":"lo"`) {
+		t.Fatalf("exit %d: %s", code, out.String())
+	}
+	ns, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := netns.Do(ns, func() error {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}); err != nil {
+		t.Errorf("the loopback link is not up: %v", err)
 	}
 }
 

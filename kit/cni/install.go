@@ -23,6 +23,9 @@ type Place struct {
 func (p Place) file() string { return filepath.Join(p.ConfDir, "10-"+p.Name+".conflist") }
 func (p Place) link() string { return filepath.Join(p.BinDir, Program) }
 
+// loopback is a link to the plugin of that name, unless there is another.
+func (p Place) loopback() string { return filepath.Join(p.BinDir, LoopbackProgram) }
+
 // Install has the runtime attach sandboxes through socket: exe is the program that
 // is Plugin when it is called by the name Program.
 func (p Place) Install(exe, socket string) error {
@@ -40,6 +43,11 @@ func (p Place) Install(exe, socket string) error {
 	}
 	if err := os.Rename(tmp, p.link()); err != nil {
 		return fmt.Errorf("CNI plugin: %w", err)
+	}
+	if _, err := os.Lstat(p.loopback()); errors.Is(err, os.ErrNotExist) {
+		if err := os.Symlink(Program, p.loopback()); err != nil {
+			return fmt.Errorf("CNI plugin: %w", err)
+		}
 	}
 	version := "1.0.0" // the newest that every runtime in use reads
 	b, err := json.MarshalIndent(map[string]any{
@@ -79,8 +87,14 @@ func (p Place) Remove() error {
 			return nil
 		}
 	}
-	if err := os.Remove(p.link()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("CNI plugin: %w", err)
+	links := []string{p.link()}
+	if to, err := os.Readlink(p.loopback()); err == nil && to == Program {
+		links = append(links, p.loopback())
+	}
+	for _, l := range links {
+		if err := os.Remove(l); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("CNI plugin: %w", err)
+		}
 	}
 	return nil
 }

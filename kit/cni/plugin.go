@@ -91,6 +91,15 @@ func Plugin(env func(string) string, in io.Reader, out io.Writer) int {
 	if command == "GC" {
 		return 0 // the node's process finds by itself who is gone
 	}
+	if c.Type == LoopbackProgram {
+		if ns := env("CNI_NETNS"); command == "ADD" {
+			if err := loopbackUp(ns); err != nil {
+				return fail(codeOwn, "the loopback link", err.Error())
+			}
+			write(loopbackResult(c.Version, ns))
+		}
+		return 0
+	}
 	q := request{Command: command, Container: env("CNI_CONTAINERID"), Netns: env("CNI_NETNS")}
 	switch {
 	case command != "ADD" && command != "DEL" && command != "CHECK" && command != "STATUS":
