@@ -51,6 +51,9 @@ func Default(d *apiextensionsv1.CustomResourceDefinition) {
 	if c := d.Spec.Conversion; c.Webhook != nil && c.Webhook.ClientConfig != nil && c.Webhook.ClientConfig.Service != nil {
 		apiextensionsv1.SetDefaults_ServiceReference(c.Webhook.ClientConfig.Service)
 	}
+	if len(d.Status.StoredVersions) == 0 {
+		addStored(d)
+	}
 }
 
 func prepareCreate(d *apiextensionsv1.CustomResourceDefinition) {

@@ -6,6 +6,7 @@ import (
 	internal "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -28,6 +29,8 @@ func validate(ctx context.Context, d, old *apiextensionsv1.CustomResourceDefinit
 	switch {
 	case old == nil:
 		return validation.ValidateCustomResourceDefinition(ctx, in)
+	case old.DeletionTimestamp != nil && equality.Semantic.DeepEqual(d.Spec, old.Spec) && subresource == "":
+		return nil // its finalizers go: a status that fits no more must not keep it
 	case subresource == "status":
 		return validation.ValidateUpdateCustomResourceDefinitionStatus(in, before)
 	}

@@ -24,7 +24,7 @@ func TestWatchResumesAcrossRestart(t *testing.T) {
 		c.establish(t, definition(t, open))
 		foos, ctx := c.foos("v1"), t.Context()
 		for _, name := range []string{"old", "x"} {
-			if _, err := foos.Create(ctx, foo(t, "v1", name, "spec: {n: 1}"), metav1.CreateOptions{}); err != nil {
+			if _, err := foos.Create(ctx, foo(t, "v1", name, "spec: {size: 1}"), metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -33,13 +33,13 @@ func TestWatchResumesAcrossRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		from = l.GetResourceVersion()
-		if _, err := foos.Patch(ctx, "x", types.MergePatchType, []byte(`{"spec":{"n":2}}`), metav1.PatchOptions{}); err != nil {
+		if _, err := foos.Patch(ctx, "x", types.MergePatchType, []byte(`{"spec":{"size":2}}`), metav1.PatchOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if err := foos.Delete(ctx, "x", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := foos.Create(ctx, foo(t, "v1", "y", "spec: {n: 3}"), metav1.CreateOptions{}); err != nil {
+		if _, err := foos.Create(ctx, foo(t, "v1", "late", "spec: {size: 3}"), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -54,22 +54,22 @@ func TestWatchResumesAcrossRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Stop()
-	if _, err := foos.Create(t.Context(), foo(t, "v1", "z", "spec: {n: 4}"), metav1.CreateOptions{}); err != nil {
+	if _, err := foos.Create(t.Context(), foo(t, "v1", "z", "spec: {size: 4}"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"MODIFIED x 2", "DELETED x 2", "ADDED y 3", "ADDED z 4"} {
+	for _, want := range []string{"MODIFIED x 2", "DELETED x 2", "ADDED late 3", "ADDED z 4"} {
 		ev := <-w.ResultChan()
 		u, ok := ev.Object.(*unstructured.Unstructured)
 		if !ok {
 			t.Fatalf("%v: %+v, want %s", ev.Type, ev.Object, want)
 		}
-		n, _, _ := unstructured.NestedInt64(u.Object, "spec", "n")
+		n, _, _ := unstructured.NestedInt64(u.Object, "spec", "size")
 		if got := fmt.Sprint(ev.Type, " ", u.GetName(), " ", n); got != want {
 			t.Errorf("event %s, want %s", got, want)
 		}
 	}
 	if l, err := foos.List(t.Context(), metav1.ListOptions{}); err != nil || len(l.Items) != 3 {
-		t.Errorf("list %v, %v: want old, y and z", l, err)
+		t.Errorf("list %v, %v: want old, late and z", l, err)
 	}
 }
 
@@ -85,7 +85,7 @@ func TestStorageVersionMigration(t *testing.T) {
 	ctx := t.Context()
 	d := c.establish(t, definition(t, movable))
 	foos := c.foos("v1")
-	made, err := foos.Create(ctx, foo(t, "v1", "x", "spec: {n: 1}"), metav1.CreateOptions{})
+	made, err := foos.Create(ctx, foo(t, "v1", "x", "spec: {size: 1}"), metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestWatchOutlivesChangesOfMetadata(t *testing.T) {
 	c.await(t, d.Name, func(d *apiextensionsv1.CustomResourceDefinition) bool {
 		return d.Labels["a"] == "b" && has(d, apiextensionsv1.Established, "True")
 	})
-	if _, err := c.foos("v1").Create(ctx, foo(t, "v1", "x", "spec: {n: 1}"), metav1.CreateOptions{}); err != nil {
+	if _, err := c.foos("v1").Create(ctx, foo(t, "v1", "x", "spec: {size: 1}"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if ev, ok := <-w; !ok || ev.Object.(*unstructured.Unstructured).GetName() != "x" {

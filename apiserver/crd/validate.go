@@ -91,7 +91,7 @@ func (v *version) checkScale(obj map[string]any) (errs field.ErrorList) {
 	for _, path := range []string{s.SpecReplicasPath, s.StatusReplicasPath} {
 		at := split(path)
 		n, found, err := unstructured.NestedInt64(obj, at...)
-		where := field.NewPath(at[0], at[1:]...)
+		where := field.NewPath(path) // with its leading dot, as Kubernetes says it
 		switch {
 		case err != nil:
 			errs = append(errs, field.Invalid(where, n, err.Error()))
@@ -104,7 +104,7 @@ func (v *version) checkScale(obj map[string]any) (errs field.ErrorList) {
 	if s.LabelSelectorPath != nil && *s.LabelSelectorPath != "" {
 		at := split(*s.LabelSelectorPath)
 		if text, _, err := unstructured.NestedString(obj, at...); err != nil {
-			errs = append(errs, field.Invalid(field.NewPath(at[0], at[1:]...), text, err.Error()))
+			errs = append(errs, field.Invalid(field.NewPath(*s.LabelSelectorPath), text, err.Error()))
 		}
 	}
 	return errs

@@ -242,6 +242,10 @@ func allocated(obj, sent map[string]any) {
 	if obj["kind"] == "APIService" && spec["service"] != nil || obj["kind"] == "FlowSchema" {
 		delete(obj, "status") // a controller's, at some time
 	}
+	if status, ok := obj["status"].(map[string]any); ok && obj["kind"] == "CustomResourceDefinition" {
+		delete(status, "acceptedNames") // likewise
+		delete(status, "conditions")
+	}
 	if obj["kind"] != "Service" {
 		return
 	}

@@ -26,6 +26,7 @@ func TestSameAsUpstream(t *testing.T) {
 	}
 	excused := exceptions(t)
 	srv := start(t)
+	define(t, srv)
 	cases, words := 0, 0
 	for file, list := range corpus {
 		recorded := map[string]*diff.Verdict{}
@@ -86,6 +87,14 @@ func start(t *testing.T) *diff.Server {
 		t.Fatal(err)
 	}
 	return srv
+}
+
+// define makes the custom resources of the corpus.
+func define(t *testing.T, srv *diff.Server) {
+	t.Helper()
+	if err := srv.Define(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // compare says how two verdicts differ; empty: they do not.

@@ -103,6 +103,7 @@ func TestTables(t *testing.T) {
 	}
 	excuses := excusesFor(t, prefix)
 	srv := start(t)
+	define(t, srv)
 	for _, list := range corpus {
 		for _, c := range list {
 			if !c.First {

@@ -1,7 +1,9 @@
 package webhookauthn_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -19,10 +21,11 @@ import (
 
 const api = "https://api"
 
-func open(t *testing.T, url string, ttl time.Duration) *webhookauthn.Webhook {
+func open(t *testing.T, srv *httptest.Server, ttl time.Duration) *webhookauthn.Webhook {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
-	text := "apiVersion: v1\nkind: Config\nclusters: [{name: a, cluster: {server: " + url + "/review}}]\nusers: [{name: u, user: {token: secret}}]\ncontexts: [{name: a, context: {cluster: a, user: u}}]\ncurrent-context: a\n"
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	text := "apiVersion: v1\nkind: Config\nclusters: [{name: a, cluster: {server: " + srv.URL + "/review, certificate-authority-data: " + base64.StdEncoding.EncodeToString(ca) + "}}]\nusers: [{name: u, user: {token: secret}}]\ncontexts: [{name: a, context: {cluster: a, user: u}}]\ncurrent-context: a\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +38,7 @@ func open(t *testing.T, url string, ttl time.Duration) *webhookauthn.Webhook {
 
 func TestReview(t *testing.T) {
 	asked := 0
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked++
 		var v authenticationv1.TokenReview
 		if err := json.NewDecoder(r.Body).Decode(&v); err != nil || r.URL.Path != "/review" || r.Header.Get("Authorization") != "Bearer secret" || v.APIVersion != "authentication.k8s.io/v1" || v.Kind != "TokenReview" {
@@ -61,7 +64,7 @@ func TestReview(t *testing.T) {
 		}
 	}))
 	defer srv.Close()
-	w := open(t, srv.URL, time.Hour)
+	w := open(t, srv, time.Hour)
 	for _, c := range []struct {
 		token     string
 		audiences []string
@@ -88,7 +91,7 @@ func TestReview(t *testing.T) {
 			t.Errorf("%s %v: %+v %v %v", c.token, c.audiences, user, shared, err)
 		}
 	}
-	fresh := open(t, srv.URL, 0)
+	fresh := open(t, srv, 0)
 	for range 2 {
 		if _, _, err := fresh.Review(t.Context(), "good", nil); err != nil {
 			t.Error(err)
@@ -101,7 +104,7 @@ func TestReview(t *testing.T) {
 
 // The webhook is asked last, and only about what nobody else knows.
 func TestAuthenticatorAsksLast(t *testing.T) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var v authenticationv1.TokenReview
 		if err := json.NewDecoder(r.Body).Decode(&v); err != nil {
 			t.Error(err)
@@ -116,7 +119,7 @@ func TestAuthenticatorAsksLast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &auth.Authenticator{Tokens: tokens, Webhook: open(t, srv.URL, time.Hour)}
+	a := &auth.Authenticator{Tokens: tokens, Webhook: open(t, srv, time.Hour)}
 	request := func(token string) *http.Request {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Header.Set("Authorization", "Bearer "+token)

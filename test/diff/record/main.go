@@ -83,6 +83,9 @@ func forms(ctx context.Context, s *diff.Server, corpus map[string][]diff.Case, d
 	if err := write(filepath.Join(dir, "recorded", "discovery.json"), d); err != nil {
 		return err
 	}
+	if err := s.Define(ctx); err != nil {
+		return err
+	}
 	tables := map[string]*diff.Table{}
 	for _, list := range corpus {
 		for _, c := range list {
