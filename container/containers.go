@@ -111,6 +111,10 @@ func (s *Server) create(c *container) error {
 			return fmt.Errorf("making the writable layer: %w", err)
 		}
 	}
+	c.Unfinished = true
+	if err := save(s.containerRecord(c.ID), &c.containerRecord); err != nil {
+		return err
+	}
 	if err := c.group.Create(); err != nil {
 		return err
 	}
@@ -128,6 +132,7 @@ func (s *Server) create(c *container) error {
 			return err
 		}
 	}
+	c.Unfinished = false
 	return save(s.containerRecord(c.ID), &c.containerRecord)
 }
 
@@ -176,7 +181,6 @@ func (s *Server) removeContainer(ctx context.Context, c *container) error {
 	return nil
 }
 
-// release closes this process' handles.
 // stopReading ends the copying of output; what comes after stays in the pipes for
 // our successor.
 func (c *container) stopReading() {
@@ -187,6 +191,7 @@ func (c *container) stopReading() {
 	}
 }
 
+// release closes this process' handles.
 func (c *container) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

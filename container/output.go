@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +39,11 @@ type output struct {
 type attachment struct {
 	out, err io.Writer
 	failed   chan struct{}
+	once     sync.Once
 }
+
+// fail lets the client go; its stream is closed by whoever serves it.
+func (a *attachment) fail() { a.once.Do(func() { close(a.failed) }) }
 
 // pipeSize gives a container room to write on while we are away.
 const pipeSize = 256 << 10
@@ -201,11 +207,10 @@ func (o *output) copy(from *os.File, stream log.Stream) error {
 	}
 }
 
-// share gives output to those attached; one that fails is let go.
+// share gives output to those attached; one that fails is let go. A slow client
+// slows the container down, so it is not waited for under the lock.
 func (o *output) share(stream log.Stream, p []byte) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for a := range o.attached {
+	for _, a := range o.clients() {
 		w := a.out
 		if stream == log.Stderr {
 			w = a.err
@@ -214,10 +219,19 @@ func (o *output) share(stream log.Stream, p []byte) {
 			continue
 		}
 		if _, err := w.Write(p); err != nil {
-			delete(o.attached, a)
-			close(a.failed)
+			o.detach(a)
+			a.fail()
 		}
 	}
+}
+
+func (o *output) clients() []*attachment {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.attached) == 0 {
+		return nil
+	}
+	return slices.Collect(maps.Keys(o.attached))
 }
 
 func (o *output) attach(out, err io.Writer) *attachment {
@@ -234,12 +248,28 @@ func (o *output) detach(a *attachment) {
 	o.mu.Unlock()
 }
 
+// attachGrace is how long the clients of an ended container have to take the rest
+// of its output.
+const attachGrace = 5 * time.Second
+
 // drain waits until all that was written has been read. It is called when the
 // container's processes are dead, so the end is near.
 func (o *output) drain(ctx context.Context) {
+	patience := time.NewTimer(attachGrace)
+	defer patience.Stop()
 	select {
 	case <-o.done:
 	case <-ctx.Done():
+	case <-patience.C:
+		// A client that does not read must not keep the container from ending.
+		for _, a := range o.clients() {
+			o.detach(a)
+			a.fail()
+		}
+		select {
+		case <-o.done:
+		case <-ctx.Done():
+		}
 	}
 	o.close()
 }

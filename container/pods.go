@@ -61,7 +61,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandbo
 	if err := s.runPod(ctx, p); err != nil {
 		err = fmt.Errorf("making sandbox %s/%s: %w", meta.GetNamespace(), meta.GetName(), err)
 		clean := context.WithoutCancel(ctx)
-		err = errors.Join(err, s.stopPod(clean, p), sandbox.Remove(s.nsDir(p.ID)), remove(s.podRecord(p.ID)), os.RemoveAll(s.podDir(p.ID)))
+		err = errors.Join(err, s.stopPod(clean, p), s.clearPod(p))
 		s.release(name)
 		return nil, err
 	}
@@ -88,6 +88,11 @@ func (s *Server) parentGroup(parent string) string {
 func (s *Server) podDir(id string) string { return filepath.Join(s.cfg.Root, "pods", id) }
 
 func (s *Server) runPod(ctx context.Context, p *pod) (err error) {
+	// The record comes first: it is what leads to everything else after a crash.
+	p.Unfinished = true
+	if err := save(s.podRecord(p.ID), &p.podRecord); err != nil {
+		return err
+	}
 	c, ns := p.config(), p.options()
 	sysctls := c.GetLinux().GetSysctls()
 	p.spaces, err = sandbox.Create(ctx, sandbox.Options{
@@ -135,6 +140,7 @@ func (s *Server) runPod(ctx context.Context, p *pod) (err error) {
 			}
 		}
 	}
+	p.Unfinished = false
 	return save(s.podRecord(p.ID), &p.podRecord)
 }
 
@@ -232,7 +238,7 @@ func (s *Server) stopPod(ctx context.Context, p *pod) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if p.Pause.PID != 0 {
+	if p.Pause.PID != 0 || p.Unfinished {
 		g := s.layout.Group(filepath.Join(p.Cgroup, p.ID))
 		if err := errors.Join(g.Kill(), g.Remove(ctx)); err != nil {
 			return fmt.Errorf("ending the pod's first process: %w", err)
@@ -290,10 +296,9 @@ func (s *Server) removePod(ctx context.Context, p *pod) error {
 			return err
 		}
 	}
-	if err := errors.Join(sandbox.Remove(s.nsDir(p.ID)), os.RemoveAll(s.podDir(p.ID)), remove(s.podRecord(p.ID))); err != nil {
+	if err := s.clearPod(p); err != nil {
 		return err
 	}
-	s.layout.Group(p.Cgroup).Prune(s.ownRoot())
 	s.mu.Lock()
 	delete(s.pods, p.ID)
 	delete(s.names, podName(p.config().GetMetadata()))
@@ -303,6 +308,15 @@ func (s *Server) removePod(ctx context.Context, p *pod) error {
 	}
 	s.emit(runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT, p.ID, p)
 	return nil
+}
+
+// clearPod removes all that belongs to a stopped pod, its record at last.
+func (s *Server) clearPod(p *pod) error {
+	if err := errors.Join(sandbox.Remove(s.nsDir(p.ID)), os.RemoveAll(s.podDir(p.ID))); err != nil {
+		return err
+	}
+	s.layout.Group(p.Cgroup).Prune(s.ownRoot())
+	return remove(s.podRecord(p.ID))
 }
 
 func (s *Server) ownRoot() string { return filepath.Join("/", s.cfg.CgroupParent) }

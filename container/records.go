@@ -30,11 +30,13 @@ type podRecord struct {
 	Config  message[*runtimeapi.PodSandboxConfig]
 	Handler string
 	Ready   bool
-	Created time.Time
-	IPs     []string
-	Boot    string // of the machine; another one means that all is gone
-	Pause   process
-	Cgroup  string
+	// Unfinished: it is being made. Whoever finds it so after a crash removes it.
+	Unfinished bool `json:",omitempty"`
+	Created    time.Time
+	IPs        []string
+	Boot       string // of the machine; another one means that all is gone
+	Pause      process
+	Cgroup     string
 }
 
 // process identifies a process beyond its number.
@@ -45,23 +47,25 @@ type process struct {
 
 // containerRecord is what is kept of a container.
 type containerRecord struct {
-	ID, Pod  string
-	Config   message[*runtimeapi.ContainerConfig]
-	ImageID  string
-	ImageRef string
-	Created  time.Time
-	Started  time.Time
-	Finished time.Time
-	ExitCode int32
-	Reason   string
-	Message  string
-	Boot     string
-	Process  process
-	TTY      bool
-	Stop     string // the image's stop signal
-	User     userRecord
-	Cgroup   string
-	LogPath  string
+	ID, Pod string
+	Config  message[*runtimeapi.ContainerConfig]
+	// Unfinished: it is being made. Whoever finds it so after a crash removes it.
+	Unfinished bool `json:",omitempty"`
+	ImageID    string
+	ImageRef   string
+	Created    time.Time
+	Started    time.Time
+	Finished   time.Time
+	ExitCode   int32
+	Reason     string
+	Message    string
+	Boot       string
+	Process    process
+	TTY        bool
+	Stop       string // the image's stop signal
+	User       userRecord
+	Cgroup     string
+	LogPath    string
 }
 
 type userRecord struct {

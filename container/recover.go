@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +15,7 @@ import (
 )
 
 // recover takes up what the records and the holder tell of an earlier process.
-func (s *Server) recover() error {
+func (s *Server) recover(ctx context.Context) error {
 	if err := s.recoverPods(); err != nil {
 		return err
 	}
@@ -37,9 +38,54 @@ func (s *Server) recover() error {
 		if err != nil {
 			return err
 		}
+		if c.Unfinished {
+			c.group = s.layout.Group(c.Cgroup)
+			if err := s.clear(ctx, c); err != nil {
+				return err
+			}
+			continue
+		}
 		s.recoverContainer(c)
 	}
-	return s.dropUnknown()
+	for _, p := range s.listPods() {
+		if p.Unfinished {
+			if err := s.removePod(ctx, p); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.Join(s.dropUnknown(), s.dropFolders())
+}
+
+// dropFolders removes what has no record any more, or never had one.
+func (s *Server) dropFolders() error {
+	var errs []error
+	each := func(dir string, drop func(name string) error) {
+		entries, err := os.ReadDir(dir)
+		errs = append(errs, err)
+		for _, e := range entries {
+			errs = append(errs, drop(e.Name()))
+		}
+	}
+	each(filepath.Join(s.cfg.Run, "ns"), func(id string) error {
+		if s.pods[id] != nil {
+			return nil
+		}
+		return sandbox.Remove(s.nsDir(id))
+	})
+	each(filepath.Join(s.cfg.Root, "pods"), func(name string) error {
+		if id, _, _ := strings.Cut(name, "."); s.pods[id] != nil && !strings.HasSuffix(name, ".tmp") {
+			return nil
+		}
+		return os.RemoveAll(filepath.Join(s.cfg.Root, "pods", name))
+	})
+	each(filepath.Join(s.cfg.Run, "c"), func(id string) error {
+		if s.containers[id] != nil {
+			return nil
+		}
+		return os.RemoveAll(s.pipeDir(id))
+	})
+	return errors.Join(errs...)
 }
 
 func (s *Server) recoverPods() error {
@@ -103,6 +149,9 @@ func (s *Server) recoverContainer(c *container) {
 func (s *Server) recoverUnstarted(c *container) {
 	if err := c.group.Kill(); err != nil {
 		s.cfg.Log.Warn("killing a half-started container", "container", c.ID, "error", err)
+	}
+	if err := s.holder.Drop(c.ID); err != nil {
+		s.cfg.Log.Warn("letting go of a half-started container", "container", c.ID, "error", err)
 	}
 }
 

@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if order := os.Getenv(workerEnv); order != "" {
+		fmt.Fprintln(os.Stderr, "worker:", worker(order))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

@@ -66,7 +66,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the container runtime: %w", err), s.Close())
 	}
-	if err := s.recover(); err != nil {
+	if err := s.recover(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("taking up containers: %w", err), s.Close())
 	}
 	if err := s.mapPorts(ctx, nil); err != nil {

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -288,4 +289,22 @@ func (l *Launcher) or(f *os.File) uintptr {
 		return l.null.Fd()
 	}
 	return f.Fd()
+}
+
+// CheckProgram tells whether the program that every container begins with is what
+// it was, and cannot be changed.
+func CheckProgram(l *Launcher) error {
+	const want = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	seals, err := unix.FcntlInt(l.init.Fd(), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return fmt.Errorf("reading the seals of the init program: %w", err)
+	}
+	if seals&want != want {
+		return fmt.Errorf("the init program has the seals %#x, not %#x", seals, want)
+	}
+	now := make([]byte, len(initProgram)+1)
+	if n, err := l.init.ReadAt(now, 0); n != len(initProgram) || !bytes.Equal(now[:n], initProgram) {
+		return fmt.Errorf("the init program has been changed (%d bytes, %w)", n, err)
+	}
+	return nil
 }

@@ -253,7 +253,20 @@ func (t *tree) defaults(cgroups []source) error {
 	return t.devices()
 }
 
-func (t *tree) cgroups(sources []source, attr int) error {
+// freeze makes the mount at target read-only, without those on it.
+func (t *tree) freeze(target string) error {
+	fd, err := rooted.Open(t.root, target, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err == nil {
+		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		unix.Close(fd)
+	}
+	if err != nil {
+		return fmt.Errorf("making %s read-only: %w", target, err)
+	}
+	return nil
+}
+
+func (t *tree) cgroups(sources []source, attr int) (err error) {
 	if len(sources) == 0 {
 		return nil
 	}
@@ -261,6 +274,11 @@ func (t *tree) cgroups(sources []source, attr int) error {
 		if err := t.newFS("tmpfs", "/sys/fs/cgroup", noSetattr, "mode=755", "size=64k"); err != nil {
 			return err
 		}
+		defer func() {
+			if err == nil && attr&unix.MOUNT_ATTR_RDONLY != 0 {
+				err = t.freeze("/sys/fs/cgroup")
+			}
+		}()
 	}
 	for i, m := range t.spec.CgroupMounts {
 		src := sources[i]

@@ -71,19 +71,34 @@ func dir(root int, p string, mode uint32, made func(string), links int) (int, er
 }
 
 // File opens p below root as a path handle, making an empty file (and its
-// parents) when nothing is there: the target of a bind mount of a file.
-func File(root int, p string) (int, error) {
+// parents) when nothing is there: the target of a bind mount of a file. Where a
+// link leads to nothing, the file is made at its end.
+func File(root int, p string) (int, error) { return file(root, clean(p), maxLinks) }
+
+func file(root int, p string, links int) (int, error) {
 	fd, err := Open(root, p, unix.O_PATH, 0)
 	if !errors.Is(err, unix.ENOENT) {
 		return fd, err
 	}
-	parentPath, base := path.Split(clean(p))
+	parentPath, base := path.Split(p)
 	parent, err := Dir(root, parentPath, 0o755, nil)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(parent)
 	fd, err = unix.Openat(parent, base, unix.O_CREAT|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if errors.Is(err, unix.ELOOP) && links > 0 {
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(parent, base, buf)
+		if err != nil {
+			return -1, fmt.Errorf("reading link %s: %w", p, err)
+		}
+		target := string(buf[:n])
+		if !path.IsAbs(target) {
+			target = path.Join("/", parentPath, target)
+		}
+		return file(root, clean(target), links-1)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("making file %s: %w", p, err)
 	}

@@ -79,11 +79,11 @@ type unpacker struct {
 	name   string
 	dirs   []*tar.Header
 	usage  Usage
-	since  int64 // what was written since the disk was looked at
+	budget int64 // what may be written before the disk is looked at again
 }
 
 const (
-	checkEvery = 64 << 20 // bytes
+	checkEvery = 64 << 20 // bytes, and less as the disk fills
 	perFile    = 64 << 10 // what a file counts for, whatever its size: inodes run out, too
 	keepFree   = 20       // a twentieth of the disk is left alone
 )
@@ -91,10 +91,9 @@ const (
 // room looks now and then whether the disk has room for more: a layer of some
 // megabytes can hold terabytes of nothing.
 func (u *unpacker) room(written int64) error {
-	if u.since += written; u.since < checkEvery {
+	if u.budget -= written; u.budget >= 0 {
 		return nil
 	}
-	u.since = 0
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(u.root, &st); err != nil {
 		return fmt.Errorf("looking for room on the disk: %w", err)
@@ -102,6 +101,8 @@ func (u *unpacker) room(written int64) error {
 	if st.Bavail < st.Blocks/keepFree || st.Files > 0 && st.Ffree < st.Files/keepFree {
 		return ErrFull
 	}
+	spare := int64(st.Bavail-st.Blocks/keepFree) * st.Bsize
+	u.budget = min(checkEvery, spare/2)
 	return nil
 }
 
