@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"regexp"
 	"testing"
 	"time"
 
@@ -54,4 +56,21 @@ func TestForeignStatusStands(t *testing.T) {
 	if took := clk.Since(began); took < 8*time.Second || took > 30*time.Second {
 		t.Errorf("the foreign status stood for %v, want about 10 s", took)
 	}
+}
+
+// Why a pod waits, and until when, is said where people look.
+func TestWaitingNamesCauseAndNextTry(t *testing.T) {
+	w := newWorld(t)
+	w.cri.Fail = func(method, _ string) error {
+		if method == "RunPodSandbox" {
+			return errors.New("no more addresses")
+		}
+		return nil
+	}
+	w.run()
+	w.pod("p", nil)
+	w.wait("p", "waiting with a reason", func(p *corev1.Pod) bool {
+		return waiting("ContainerCreating")(p) && regexp.MustCompile(`^FailedCreatePodSandBox: Failed to create pod sandbox: no more addresses; next try at 20\d\d-.*Z$`).
+			MatchString(p.Status.ContainerStatuses[0].State.Waiting.Message)
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/status"
@@ -31,8 +32,9 @@ type step struct {
 	// run does the work outside the actor; what it returns is applied inside.
 	run func(ctx context.Context) (apply func(), err error)
 
-	delay time.Duration
-	retry time.Time
+	delay  time.Duration
+	retry  time.Time
+	failed string // why it failed last; empty: it did not
 }
 
 // steps is the list of everything that must stand before a container starts. To
@@ -64,9 +66,9 @@ func (a *Actor) prepare() bool {
 					apply()
 				}
 				if err != nil && !a.stopping {
-					s.failed(a, err)
+					s.fails(a, err)
 				} else {
-					s.delay, s.retry = 0, time.Time{}
+					s.delay, s.retry, s.failed = 0, time.Time{}, ""
 					a.timeline.mark(s.name)
 				}
 			}
@@ -75,13 +77,25 @@ func (a *Actor) prepare() bool {
 	return all
 }
 
-func (s *step) failed(a *Actor, err error) {
+func (s *step) fails(a *Actor, err error) {
 	if errors.Is(err, context.Canceled) {
 		return
 	}
 	s.delay = min(max(2*s.delay, firstRetry), maxRetry)
 	s.retry = a.d.Clock.Now().Add(s.delay)
+	s.failed = err.Error()
 	a.event(corev1.EventTypeWarning, s.reason, err.Error())
+}
+
+// blocked says what keeps the containers from being made, and when it is tried again.
+func (a *Actor) blocked() string {
+	var out []string
+	for _, s := range a.setup {
+		if s.failed != "" && !s.done() {
+			out = append(out, fmt.Sprintf("%s: %s; next try at %s", s.reason, s.failed, s.retry.UTC().Format(time.RFC3339)))
+		}
+	}
+	return strings.Join(out, "\n")
 }
 
 // retryNow makes failed work due at once.

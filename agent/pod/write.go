@@ -44,7 +44,7 @@ func (a *Actor) key() client.Key {
 func (a *Actor) compute() corev1.PodStatus {
 	return status.Compute(status.Input{
 		Pod: a.basis(), View: a.view, Waiting: a.held(), Started: a.started, Ready: a.ready, Messages: a.messages,
-		NodeIPs: a.d.NodeIPs, Terminal: a.terminal, Resize: a.resizing, Memory: a.d.Memory, Stopped: a.stopped, Now: a.d.Clock.Now(),
+		NodeIPs: a.d.NodeIPs, Terminal: a.terminal, Resize: a.resizing, Blocked: a.blocked(), Memory: a.d.Memory, Stopped: a.stopped, Now: a.d.Clock.Now(),
 	})
 }
 

@@ -102,6 +102,7 @@ func absent(in Input, st corev1.ContainerStatus, before *corev1.ContainerStatus,
 		if len(in.Pod.Spec.InitContainers) > 0 {
 			waiting.Reason = "PodInitializing"
 		}
+		waiting.Message = in.Blocked
 	}
 	st.State.Waiting = &corev1.ContainerStateWaiting{Reason: waiting.Reason, Message: waiting.Message}
 	return st

@@ -47,6 +47,9 @@ type Input struct {
 	// Waiting overrides, by container name, the state of a container that is to
 	// be started (again).
 	Waiting map[string]Waiting
+	// Blocked is what keeps all containers from being made, and when that is tried
+	// again; empty: nothing does.
+	Blocked string
 	// Started and Ready are the outcome of probes, by container ID.
 	Started, Ready map[string]bool
 	// Messages are termination messages by container ID, where the runtime's own

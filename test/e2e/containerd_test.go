@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -156,16 +157,23 @@ spec:
 	if st := ended.Status.ContainerStatuses[0].State.Terminated; st == nil || st.ExitCode != 3 {
 		t.Errorf("exit: %+v", ended.Status.ContainerStatuses)
 	}
-	if out := c.must("logs", "client"); out != "hello swordfish\nready\n" {
+	if out := c.must("logs", "client", "-c", "c"); out != "hello swordfish\nready\n" {
 		t.Errorf("log: %q", out)
 	}
-	if out := c.must("exec", "client", "--", "wget", "-qO-", "http://"+server.Status.PodIP+":8080/"); !strings.Contains(out, "v1") {
+	if out := c.must("exec", "client", "-c", "c", "--", "wget", "-qO-", "http://"+server.Status.PodIP+":8080/"); !strings.Contains(out, "v1") {
 		t.Errorf("pod to pod: %q", out)
 	}
 	c.must("expose", "pod", "server", "--port=80", "--target-port=8080")
+	ip := c.must("get", "service", "server", "-o", "jsonpath={.spec.clusterIP}")
 	c.eventually("the service answers on the node", func() error {
-		ip := c.must("get", "service", "server", "-o", "jsonpath={.spec.clusterIP}")
-		out, err := exec.Command("/bin/busybox", "wget", "-T", "2", "-qO-", "http://"+ip+"/").CombinedOutput()
+		resp, err := http.Get("http://" + ip + "/")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	})
+	c.eventually("the service answers in a pod", func() error {
+		out, err := c.kubectl("exec", "client", "-c", "c", "--", "wget", "-T", "2", "-qO-", "http://"+ip+"/")
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
