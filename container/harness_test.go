@@ -319,22 +319,22 @@ func (f *fixture) logText(id string) (stdout, stderr string) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	var texts [2]strings.Builder
 	for line := range strings.Lines(string(data)) {
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
 		if len(parts) != 4 {
 			f.Fatalf("malformed log line %q", line)
 		}
-		text := parts[3]
-		if parts[2] == "F" {
-			text += "\n"
+		to := &texts[0]
+		if parts[1] == "stderr" {
+			to = &texts[1]
 		}
-		if parts[1] == "stdout" {
-			stdout += text
-		} else {
-			stderr += text
+		to.WriteString(parts[3])
+		if parts[2] == "F" {
+			to.WriteByte('\n')
 		}
 	}
-	return stdout, stderr
+	return texts[0].String(), texts[1].String()
 }
 
 // output runs a script to its end and returns its stdout.
