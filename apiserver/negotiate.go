@@ -41,9 +41,12 @@ func negotiate(r *http.Request, offers wantsAs) (format, error) {
 		return format{media: codec.JSON}, nil
 	}
 	for _, clause := range clauses(accept) {
-		media, params, err := mime.ParseMediaType(clause)
-		if err != nil {
-			continue
+		media, params := clause, map[string]string(nil)
+		if strings.Contains(clause, ";") {
+			var err error
+			if media, params, err = mime.ParseMediaType(clause); err != nil {
+				continue
+			}
 		}
 		f := format{as: params["as"], group: params["g"], version: params["v"]}
 		if f.as != "" && !offers(f.as, f.group, f.version) {
