@@ -186,7 +186,7 @@ type reviewer struct {
 	now    func() time.Time
 
 	mu       sync.Mutex
-	verdicts map[string]verdict // by user
+	verdicts map[string]verdict // by user, verb and subresource
 }
 
 type verdict struct {
@@ -206,29 +206,45 @@ func (v *reviewer) authorize(r *http.Request) error {
 	if slices.Contains(user.Groups, auth.GroupMasters) {
 		return nil
 	}
-	v.mu.Lock()
-	known, ok := v.verdicts[user.Username]
-	v.mu.Unlock()
-	if ok && v.now().Before(known.until) {
-		return known.err
+	verb, subresources := kubeletAccess(r)
+	var known verdict
+	for _, sub := range subresources {
+		if known, err = v.verdict(r.Context(), user, verb, sub); err != nil || known.err == nil {
+			break
+		}
 	}
-	known, err = v.ask(r.Context(), user)
 	if err != nil {
 		return fmt.Errorf("ask the API server who may use node %s: %w", v.node, err)
+	}
+	return known.err
+}
+
+// verdict is the API's, asked anew when the last one is too old.
+func (v *reviewer) verdict(ctx context.Context, user *authenticationv1.UserInfo, verb, sub string) (verdict, error) {
+	key := user.Username + "\x00" + verb + "\x00" + sub
+	v.mu.Lock()
+	known, ok := v.verdicts[key]
+	v.mu.Unlock()
+	if ok && v.now().Before(known.until) {
+		return known, nil
+	}
+	known, err := v.ask(ctx, user, verb, sub)
+	if err != nil {
+		return known, err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.verdicts == nil || len(v.verdicts) >= maxVerdicts {
 		v.verdicts = map[string]verdict{}
 	}
-	v.verdicts[user.Username] = known
-	return known.err
+	v.verdicts[key] = known
+	return known, nil
 }
 
-func (v *reviewer) ask(ctx context.Context, user *authenticationv1.UserInfo) (verdict, error) {
+func (v *reviewer) ask(ctx context.Context, user *authenticationv1.UserInfo, verb, sub string) (verdict, error) {
 	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User: user.Username, Groups: user.Groups, UID: user.UID,
-		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "nodes", Subresource: "proxy", Name: v.node},
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: verb, Version: "v1", Resource: "nodes", Subresource: sub, Name: v.node},
 	}}
 	obj, err := v.client.Create(ctx, client.Key{Resource: authorizationv1.SchemeGroupVersion.WithResource("subjectaccessreviews")}, review)
 	if err != nil {
@@ -241,5 +257,5 @@ func (v *reviewer) ask(ctx context.Context, user *authenticationv1.UserInfo) (ve
 	if answer.Status.Allowed {
 		return verdict{until: v.now().Add(allowedFor)}, nil
 	}
-	return verdict{err: fmt.Errorf("user %q may not use node %s", user.Username, v.node), until: v.now().Add(forbiddenFor)}, nil
+	return verdict{err: fmt.Errorf("user %q may not %s nodes/%s of node %s", user.Username, verb, sub, v.node), until: v.now().Add(forbiddenFor)}, nil
 }

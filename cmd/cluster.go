@@ -240,11 +240,15 @@ func (c *cluster) authorizeAgent(r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	a := &auth.Action{User: user, Verb: "get", Version: "v1", Resource: "nodes", Subresource: "proxy", Name: c.cfg.Node.Name}
-	if !c.control.local.Authz.Allowed(a) {
-		return errors.New(a.Forbidden())
+	var a *auth.Action
+	verb, subresources := kubeletAccess(r)
+	for _, sub := range subresources {
+		a = &auth.Action{User: user, Verb: verb, Version: "v1", Resource: "nodes", Subresource: sub, Name: c.cfg.Node.Name}
+		if c.control.local.Authz.Allowed(a) {
+			return nil
+		}
 	}
-	return nil
+	return errors.New(a.Forbidden())
 }
 
 // whenReady calls ready when the cluster can be used: all nodes are Ready, and the

@@ -99,7 +99,7 @@ func TestReviewer(t *testing.T) {
 	v := &reviewer{client: fake, node: "n", now: func() time.Time { return now }}
 	request := func(user string, groups ...string) *http.Request {
 		cert := &x509.Certificate{Subject: pkix.Name{CommonName: user, Organization: groups}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-		r := httptest.NewRequest(http.MethodGet, "/pods", nil)
+		r := httptest.NewRequest(http.MethodGet, "/containerLogs/n/p/c", nil)
 		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}
 		return r
 	}
