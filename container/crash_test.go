@@ -73,7 +73,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for moment := time.Duration(0); moment < 60*time.Millisecond; moment += 1500 * time.Microsecond {
+	for moment := time.Duration(0); moment < 60*time.Millisecond; moment += 3 * time.Millisecond {
 		if err := f.Close(); err != nil { // the worker takes the folders over
 			t.Fatal(err)
 		}
