@@ -173,7 +173,7 @@ spec:
 		return err
 	})
 	c.eventually("the service answers in a pod", func() error {
-		out, err := c.kubectl("exec", "client", "-c", "c", "--", "wget", "-T", "2", "-qO-", "http://"+ip+"/")
+		out, err := c.kubectl("exec", "client", "-c", "c", "--", "wget", "-qO-", "http://"+ip+":80/") // without -T, which crashes static busybox
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
