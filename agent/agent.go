@@ -139,7 +139,7 @@ func New(cfg Config) (*Agent, error) {
 	for k, v := range cfg.Capacity {
 		capacity[k] = v
 	}
-	a.pressure = &pressure{a: a, cfg: *cfg.Eviction}
+	a.pressure = &pressure{a: a, cfg: *cfg.Eviction, sent: map[string]bool{}}
 	a.pressure.observe = a.pressure.left
 	if cfg.Observe != nil {
 		a.pressure.observe = cfg.Observe

@@ -39,7 +39,9 @@ type pressure struct {
 	mu         sync.Mutex
 	conditions map[corev1.NodeConditionType]bool
 
-	state eviction.State // of run's goroutine alone
+	// of run's goroutine alone
+	state eviction.State
+	sent  map[string]bool // pods that were told to go and are still here, by UID
 }
 
 // has lists the node's conditions.
@@ -67,6 +69,8 @@ func (p *pressure) run(ctx context.Context) error {
 
 // tick looks once; it reports whether a pod was evicted.
 func (p *pressure) tick(ctx context.Context) bool {
+	actors := p.a.pods.all()
+	maps.DeleteFunc(p.sent, func(uid string, _ bool) bool { return actors[uid] == nil })
 	if p.overdrawn(ctx) {
 		return true
 	}
@@ -118,7 +122,7 @@ func (p *pressure) candidates(ctx context.Context, s eviction.Signal) (map[strin
 	var pods []*corev1.Pod
 	for _, a := range actors {
 		obj, v := a.Snapshot()
-		if !podspec.Critical(obj) && obj.DeletionTimestamp == nil && obj.Status.Phase != corev1.PodSucceeded && obj.Status.Phase != corev1.PodFailed && v.Sandbox() != nil {
+		if !p.sent[string(obj.UID)] && !podspec.Critical(obj) && obj.DeletionTimestamp == nil && obj.Status.Phase != corev1.PodSucceeded && obj.Status.Phase != corev1.PodFailed && v.Sandbox() != nil {
 			pods = append(pods, obj)
 		}
 	}
@@ -169,7 +173,7 @@ func (p *pressure) overdrawn(ctx context.Context) bool {
 			continue
 		}
 		obj, _ := a.Snapshot()
-		if obj.Status.Phase != corev1.PodRunning || obj.DeletionTimestamp != nil {
+		if p.sent[string(obj.UID)] || obj.Status.Phase != corev1.PodRunning || obj.DeletionTimestamp != nil {
 			continue
 		}
 		if why := eviction.Overdrawn(obj, &sum.Pods[i]); why != "" {
@@ -185,6 +189,7 @@ func (p *pressure) overdrawn(ctx context.Context) bool {
 func (p *pressure) evict(ctx context.Context, a *pod.Actor, obj *corev1.Pod, why string, grace *int64, signal string) {
 	p.a.cfg.Recorder.Event(obj, corev1.EventTypeWarning, "Evicted", why)
 	p.a.deps.Metrics.Evicted(signal)
+	p.sent[string(obj.UID)] = true
 	a.Evict(status.Terminal{Phase: corev1.PodFailed, Reason: "Evicted", Message: why, Disruption: terminationByKubelet, Grace: grace})
 	limit := p.a.cfg.Clock.NewTimer(evictedGone)
 	defer limit.Stop()
