@@ -21,7 +21,7 @@ const hookTimeout = 30 * time.Second
 // postStart runs a container's postStart hook; until it has ended the container
 // is not shown as running.
 func (a *Actor) postStart(c *corev1.Container, id string) {
-	a.waiting[c.Name] = status.Waiting{Reason: "ContainerCreating"}
+	a.waiting[c.Name] = status.Waiting{Reason: status.Creating(a.pod)}
 	pod, ips := a.pod, view.IPs(a.view.Ready())
 	a.do("poststart/"+id, true, func(ctx context.Context) func() {
 		err := a.d.handle(ctx, pod, ips, id, c, c.Lifecycle.PostStart)

@@ -87,7 +87,7 @@ func (a *Actor) held() map[string]status.Waiting {
 			if held == nil {
 				held = map[string]status.Waiting{}
 			}
-			held[c.Name] = status.Waiting{Reason: "ContainerCreating"}
+			held[c.Name] = status.Waiting{Reason: status.Creating(a.pod)}
 		}
 	})
 	return held

@@ -37,7 +37,7 @@ func containerStatus(in Input, c *corev1.Container, old []corev1.ContainerStatus
 		// The next attempt is on its way: show the last one as past.
 		last, cur = list[1], nil
 		if !held {
-			waiting, held = Waiting{Reason: "ContainerCreating"}, true
+			waiting, held = Waiting{Reason: Creating(in.Pod)}, true
 		}
 	} else if len(list) > 1 {
 		last = list[1]
@@ -98,11 +98,7 @@ func absent(in Input, st corev1.ContainerStatus, before *corev1.ContainerStatus,
 		}
 	}
 	if !held {
-		waiting.Reason = "ContainerCreating"
-		if len(in.Pod.Spec.InitContainers) > 0 {
-			waiting.Reason = "PodInitializing"
-		}
-		waiting.Message = in.Blocked
+		waiting = Waiting{Reason: Creating(in.Pod), Message: in.Blocked}
 	}
 	st.State.Waiting = &corev1.ContainerStateWaiting{Reason: waiting.Reason, Message: waiting.Message}
 	return st
@@ -181,4 +177,12 @@ func mounts(c *corev1.Container) []corev1.VolumeMountStatus {
 		out = append(out, s)
 	}
 	return out
+}
+
+// Creating is the reason of a container that is about to run.
+func Creating(pod *corev1.Pod) string {
+	if len(pod.Spec.InitContainers) > 0 {
+		return "PodInitializing"
+	}
+	return "ContainerCreating"
 }
