@@ -29,6 +29,7 @@ var classes = []struct {
 	{errState, codes.FailedPrecondition},
 	{errInvalid, codes.InvalidArgument},
 	{image.ErrInvalid, codes.InvalidArgument},
+	{image.ErrInUse, codes.FailedPrecondition},
 	{image.ErrUnauthorized, codes.PermissionDenied},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{context.Canceled, codes.Canceled},

@@ -29,6 +29,7 @@ var (
 	ErrNotFound     = errors.New("not found")
 	ErrUnauthorized = errors.New("unauthorized")
 	ErrInvalid      = errors.New("invalid reference")
+	ErrInUse        = errors.New("used by a container")
 )
 
 // Normalize returns the full form of a reference, as Kubernetes shows it:

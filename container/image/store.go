@@ -147,7 +147,7 @@ func (s *Store) Remove(ref string, inUse map[string]bool) error {
 		return err
 	}
 	if inUse[i.ID] {
-		return fmt.Errorf("image %s is used by a container: remove the container first", ref)
+		return fmt.Errorf("image %s is %w: remove the container first", ref, ErrInUse)
 	}
 	if err := os.Remove(s.record(i.ID)); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("removing image %s: %w", ref, err)
