@@ -130,10 +130,15 @@ func TestStorageVersionMigration(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	for range w { // ends when the change is in force
+	for range w { // ends when the change takes hold, just before it is in force
 	}
 	if stored() != "v1" {
 		t.Fatal("moved by itself")
+	}
+	for stored() == "v1" {
+		if _, err := foos.Update(ctx, made, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	moved := same("v2")
 	if moved.GetResourceVersion() == made.GetResourceVersion() || moved.GetGeneration() != made.GetGeneration() || moved.GetAPIVersion() != group+"/v1" {

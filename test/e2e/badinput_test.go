@@ -151,7 +151,7 @@ func TestManifestsRefused(t *testing.T) {
 		{"twice the name", `{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: c, image: i}, {name: c, image: i}]}}`, `spec.containers[1].name: Duplicate value: "c"`},
 		{"selector", `{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: c, image: i}]}}}}`, "`selector` does not match template `labels`"},
 		{"service without ports", `{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {selector: {a: b}}}`, `spec.ports: Required value`},
-		{"service address", `{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: 1.2.3.4, ports: [{port: 80}]}}`, `The range of valid IPs is`},
+		{"service address", `{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: 1.2.3.4, ports: [{port: 80}]}}`, `failed to allocate IP 1.2.3.4: the provided network does not match the current range`},
 		{"absent namespace", `{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: nowhere}}`, `namespaces "nowhere" not found`},
 	} {
 		t.Run(m.name, func(t *testing.T) {

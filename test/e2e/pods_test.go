@@ -213,7 +213,7 @@ spec:
 `)
 	c.awaitPod("big", "refused for want of space", func(p *corev1.Pod) bool {
 		for _, s := range p.Status.ContainerStatuses {
-			if w := s.State.Waiting; w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff") && strings.Contains(w.Message, "no space left on device") {
+			if w := s.State.Waiting; w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff") && strings.Contains(w.Message, "the disk is almost full") {
 				return true
 			}
 		}
