@@ -250,6 +250,11 @@ func (r *Registry) put(ctx context.Context, res *Resource, key string, prev int6
 		if prev == 0 && w.Current == nil && len(also) > 0 {
 			return nil, errAddressTaken
 		}
+		if w.Current != nil { // whoever is refused knows of it: reads from now on must, too
+			if err := r.hub.Wait(ctx, w.Current.Revision); err != nil {
+				return nil, storeError(err)
+			}
+		}
 		return nil, nil
 	}
 	if err := r.hub.Wait(ctx, w.Revision); err != nil {
