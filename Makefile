@@ -14,7 +14,7 @@ SMALL   := k8s.io/kubectl k8s.io/cli-runtime sigs.k8s.io/kustomize k8s.io/client
 	github.com/google/gnostic-models github.com/google/cel-go github.com/antlr4-go/antlr github.com/grpc-ecosystem/grpc-gateway go.etcd.io/etcd/api/v3/etcdserverpb/gw \
 	k8s.io/apiextensions-apiserver k8s.io/kube-openapi/pkg/validation github.com/google/go-containerregistry github.com/vishvananda/netlink github.com/spf13 \
 	go.yaml.in/yaml gopkg.in/yaml.v3 k8s.io/apiserver google.golang.org/grpc github.com/cilium/ebpf k8s.io/cri-api k8s.io/kubelet github.com/prometheus k8s.io/component-base \
-	google.golang.org/protobuf github.com/gogo/protobuf go.opentelemetry.io github.com/json-iterator github.com/google/go-cmp github.com/emicklei github.com/fxamacker go.uber.org golang.org/x/net
+	google.golang.org/protobuf github.com/gogo/protobuf go.opentelemetry.io github.com/json-iterator github.com/google/go-cmp github.com/BurntSushi/toml github.com/miekg/dns github.com/google/nftables github.com/emicklei github.com/fxamacker go.uber.org golang.org/x/net
 
 .PHONY: build tools test bench bench-api linear clients upstream conformance record demo demo-clean generate lint setup clean
 

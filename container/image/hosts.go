@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/BurntSushi/toml"
 )
 
 // HostsDirs are searched for <host>/hosts.toml, or _default/hosts.toml, as
@@ -55,8 +57,10 @@ func hostsFor(dirs []string, registry string) ([]host, error) {
 	return nil, nil
 }
 
+// parseHosts reads a hosts file. The hosts count in the order of the file.
 func parseHosts(text, registry, dir string) ([]host, error) {
-	tables, err := parseTOML(text)
+	var file map[string]any
+	meta, err := toml.Decode(text, &file)
 	if err != nil {
 		return nil, err
 	}
@@ -64,44 +68,41 @@ func parseHosts(text, registry, dir string) ([]host, error) {
 	if registry == "docker.io" {
 		server = "https://registry-1.docker.io"
 	}
-	if s, ok := tables[0].keys["server"]; ok {
+	if s, ok := file["server"]; ok {
 		if server, ok = s.(string); !ok {
-			return nil, errors.New("server must be a string")
+			return nil, errors.New("server: want a string")
 		}
 	}
-	// The first table's other keys are the origin's.
-	delete(tables[0].keys, "server")
-	origin, err := newHost(server, tables[0].keys, dir)
+	tables := file["host"]
+	// The other keys of the file are the origin's.
+	delete(file, "server")
+	delete(file, "host")
+	origin, err := newHost(server, file, dir)
 	if err != nil {
 		return nil, err
 	}
+	byName, ok := tables.(map[string]any)
+	if tables != nil && !ok {
+		return nil, errors.New("host: want tables, such as [host.\"https://mirror.example\"]")
+	}
 	var list []host
-	for _, t := range tables[1:] {
-		switch {
-		case t.name[0] == "host" && len(t.name) == 2:
-			h, err := newHost(t.name[1], t.keys, dir)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, *h)
-		case t.name[0] == "host" && len(t.name) == 3 && t.name[2] == "header" && len(list) > 0:
-			setHeader(&list[len(list)-1], t.keys)
-		case t.name[0] == "header" && len(t.name) == 1:
-			setHeader(origin, t.keys)
-		default:
-			return nil, fmt.Errorf("unknown table %s", strings.Join(t.name, "."))
+	seen := map[string]bool{}
+	for _, key := range meta.Keys() {
+		if len(key) < 2 || key[0] != "host" || seen[key[1]] {
+			continue
 		}
+		seen[key[1]] = true
+		keys, ok := byName[key[1]].(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("host.%q: want a table", key[1])
+		}
+		h, err := newHost(key[1], keys, dir)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, *h)
 	}
 	return append(list, *origin), nil
-}
-
-func setHeader(h *host, keys map[string]any) {
-	h.header = http.Header{}
-	for k, v := range keys {
-		for _, s := range texts(v) {
-			h.header.Add(k, s)
-		}
-	}
 }
 
 func newHost(address string, keys map[string]any, dir string) (*host, error) {
@@ -113,63 +114,101 @@ func newHost(address string, keys map[string]any, dir string) (*host, error) {
 		return nil, fmt.Errorf("host %q: want http or https, and a name", address)
 	}
 	h := &host{url: u, resolve: true}
+	for k, v := range keys {
+		if err := h.set(k, v, dir); err != nil {
+			return nil, fmt.Errorf("host %s: %s: %w", address, k, err)
+		}
+	}
+	return h, nil
+}
+
+// set takes one key of a host's table in.
+func (h *host) set(key string, v any, dir string) error {
 	in := func(p string) string {
 		if filepath.IsAbs(p) {
 			return p
 		}
 		return filepath.Join(dir, p)
 	}
-	for k, v := range keys {
-		switch k {
-		case "capabilities":
-			if h.resolve = slices.Contains(texts(v), "resolve"); !h.resolve && !slices.Contains(texts(v), "pull") {
-				return nil, fmt.Errorf("host %s can neither pull nor resolve: remove it", address)
-			}
-		case "skip_verify":
-			h.skipVerify, _ = v.(bool)
-		case "override_path":
-			h.overridePath, _ = v.(bool)
-		case "ca":
-			for _, f := range texts(v) {
-				h.roots = append(h.roots, in(f))
-			}
-		case "client":
-			pairs, ok := v.([]any)
-			if !ok {
-				pairs = []any{v}
-			}
-			for _, p := range pairs {
-				switch files := texts(p); len(files) {
-				case 1:
-					h.clients = append(h.clients, [2]string{in(files[0]), in(files[0])})
-				case 2:
-					h.clients = append(h.clients, [2]string{in(files[0]), in(files[1])})
-				default:
-					return nil, fmt.Errorf("host %s: client wants a file, or pairs of certificate and key", address)
-				}
-			}
-		default:
-			return nil, fmt.Errorf("host %s: unknown key %s", address, k)
+	truth := func(into *bool) error {
+		b, ok := v.(bool)
+		if !ok {
+			return errors.New("want true or false")
 		}
+		*into = b
+		return nil
 	}
-	return h, nil
+	switch key {
+	case "capabilities":
+		list, err := texts(v)
+		if err != nil {
+			return err
+		}
+		if h.resolve = slices.Contains(list, "resolve"); !h.resolve && !slices.Contains(list, "pull") {
+			return errors.New("neither pull nor resolve: remove the host")
+		}
+		return nil
+	case "skip_verify":
+		return truth(&h.skipVerify)
+	case "override_path":
+		return truth(&h.overridePath)
+	case "ca":
+		list, err := texts(v)
+		for _, f := range list {
+			h.roots = append(h.roots, in(f))
+		}
+		return err
+	case "client":
+		pairs, ok := v.([]any)
+		if !ok {
+			pairs = []any{v}
+		}
+		for _, p := range pairs {
+			files, err := texts(p)
+			if err != nil || len(files) < 1 || len(files) > 2 {
+				return errors.New("want a file, or pairs of certificate and key")
+			}
+			h.clients = append(h.clients, [2]string{in(files[0]), in(files[len(files)-1])})
+		}
+		return nil
+	case "header":
+		keys, ok := v.(map[string]any)
+		if !ok {
+			return errors.New("want a table")
+		}
+		h.header = http.Header{}
+		for k, v := range keys {
+			list, err := texts(v)
+			if err != nil {
+				return fmt.Errorf("%s: %w", k, err)
+			}
+			for _, s := range list {
+				h.header.Add(k, s)
+			}
+		}
+		return nil
+	}
+	return errors.New("unknown key")
 }
 
 // texts are the strings of a string or an array of such.
-func texts(v any) []string {
+func texts(v any) ([]string, error) {
+	want := errors.New("want a string, or an array of strings")
 	switch v := v.(type) {
 	case string:
-		return []string{v}
+		return []string{v}, nil
 	case []any:
-		var list []string
-		for _, e := range v {
-			if s, ok := e.(string); ok {
-				list = append(list, s)
+		list := make([]string, len(v))
+		for i, e := range v {
+			s, ok := e.(string)
+			if !ok {
+				return nil, want
 			}
+			list[i] = s
 		}
-		return list
+		return list, nil
 	}
-	return nil
+	return nil, want
 }
 
 // transport reaches the host as the file says.
