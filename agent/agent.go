@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,6 +33,7 @@ import (
 	"knarr.dev/knarr/agent/pod"
 	"knarr.dev/knarr/agent/server"
 	"knarr.dev/knarr/agent/usage"
+	"knarr.dev/knarr/agent/userns"
 	"knarr.dev/knarr/agent/volumes"
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/cri"
@@ -94,7 +96,10 @@ type Config struct {
 	Observe func() eviction.Observation
 	// ImageRoot is on the file system of images and containers; empty: Root.
 	ImageRoot string
-	Groups    Groups // nil: the runtime keeps the pods' control groups
+	// Users are the host's users for pods with user namespaces; zero: 65536 for each
+	// pod, from 65536 on.
+	Users  userns.Slots
+	Groups Groups // nil: the runtime keeps the pods' control groups
 	// Listen serves the kubelet API; nil: it is not served.
 	Listen    net.Listener
 	TLS       *tls.Config // nil: plain HTTP, for tests
@@ -160,6 +165,9 @@ func New(cfg Config) (*Agent, error) {
 		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Memory: capacity.Memory().Value(),
 		Allocatable: a.node.Allocatable, Metrics: count, MaxRestart: cfg.MaxRestart, Clock: cfg.Clock, Log: cfg.Log,
 	}
+	if a.deps.Users, err = userns.New(cfg.Users, filepath.Join(cfg.Root, "pods")); err != nil {
+		return nil, fmt.Errorf("agent: user IDs of pods: %w", err)
+	}
 	if cfg.Drainer != nil {
 		a.deps.Drainer = cfg.Drainer
 	}
@@ -198,6 +206,9 @@ func defaults(cfg *Config) {
 	}
 	if cfg.MaxPods == 0 {
 		cfg.MaxPods = 110
+	}
+	if cfg.Users == (userns.Slots{}) {
+		cfg.Users = userns.Slots{First: userns.DefaultPerPod, PerPod: userns.DefaultPerPod, Pods: cfg.MaxPods}
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}

@@ -104,7 +104,8 @@ type NodeConfig struct {
 	EvictionConfig `json:",inline"`
 	// MaxRestartPeriod bounds the back-off of containers that end again and again,
 	// from 1s to 5m; empty: 5m.
-	MaxRestartPeriod string `json:"maxContainerRestartPeriod,omitempty"`
+	MaxRestartPeriod string         `json:"maxContainerRestartPeriod,omitempty"`
+	UserNamespaces   UserNamespaces `json:"userNamespaces,omitzero"`
 	// CNIConfDir and CNIBinDir are where that runtime looks for networks.
 	CNIConfDir string `json:"cniConfDir,omitempty"`
 	CNIBinDir  string `json:"cniBinDir,omitempty"`
@@ -239,6 +240,9 @@ func (c *Config) validate() error {
 	}
 	if d, err := c.Node.maxRestart(); err != nil || d < 0 {
 		bad("node.maxContainerRestartPeriod", c.Node.MaxRestartPeriod, "must be a duration from 1s to 5m")
+	}
+	if _, err := c.userSlots("", ""); err != nil {
+		errs = append(errs, field.Forbidden(field.NewPath("node.userNamespaces"), err.Error()))
 	}
 	if c.foreign() && c.Nodes > 1 {
 		bad("node.containerRuntimeEndpoint", c.Node.RuntimeEndpoint, "must be empty when the machine plays several nodes: one runtime serves one node")

@@ -179,7 +179,12 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 	if err != nil {
 		return err
 	}
+	users, err := n.cfg.userSlots("/etc/subuid", "/etc/subgid")
+	if err != nil {
+		return fmt.Errorf("node.userNamespaces: %w", err)
+	}
 	a, err := agent.New(agent.Config{
+		Users:    users,
 		Eviction: short, MaxRestart: restart,
 		Groups: groups, ImageRoot: n.cfg.containerRoot(), StaticPodPath: n.cfg.Node.StaticPodPath, Commit: apiVersion().GitCommit,
 		NodeName: n.cfg.Node.Name, Client: acc.client, EachObject: acc.remote, CRI: conn,

@@ -6,6 +6,7 @@ package critest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"time"
@@ -42,6 +43,8 @@ type Runtime struct {
 	// OnStop, if set, is called before a container is stopped, with its name and
 	// the timeout in seconds.
 	OnStop func(name string, timeout int64)
+	// Handlers are what Status tells of the runtime's handlers.
+	Handlers []*runtimeapi.RuntimeHandler
 	// IP is the address of every sandbox; empty means 10.9.0.1.
 	// NoEvents is set before the start, for a runtime without them.
 	NoEvents bool
@@ -50,12 +53,20 @@ type Runtime struct {
 	mu         sync.Mutex
 	seq        int
 	sandboxes  map[string]*runtimeapi.PodSandboxStatus
+	configs    map[string]*runtimeapi.PodSandboxConfig
 	containers map[string]*Container
 	images     map[string]*runtimeapi.Image
 	pulls      []*runtimeapi.PullImageRequest
 	streams    map[chan *runtimeapi.ContainerEventResponse]bool
 	calls      []string
 	changed    chan struct{}
+}
+
+// Sandboxes lists the configurations of the sandboxes that were run, by ID.
+func (r *Runtime) Sandboxes() map[string]*runtimeapi.PodSandboxConfig {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.configs)
 }
 
 // Container is one container of the fake.
@@ -67,7 +78,7 @@ type Container struct {
 
 // New returns a runtime without anything in it.
 func New() *Runtime {
-	return &Runtime{sandboxes: map[string]*runtimeapi.PodSandboxStatus{}, containers: map[string]*Container{},
+	return &Runtime{sandboxes: map[string]*runtimeapi.PodSandboxStatus{}, containers: map[string]*Container{}, configs: map[string]*runtimeapi.PodSandboxConfig{},
 		images: map[string]*runtimeapi.Image{}, streams: map[chan *runtimeapi.ContainerEventResponse]bool{}, changed: make(chan struct{})}
 }
 

@@ -22,7 +22,7 @@ func (r *Runtime) Status(context.Context, *runtimeapi.StatusRequest) (*runtimeap
 	if err := r.call("Status", ""); err != nil {
 		return nil, err
 	}
-	return &runtimeapi.StatusResponse{Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+	return &runtimeapi.StatusResponse{RuntimeHandlers: r.Handlers, Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
 		{Type: "RuntimeReady", Status: true}, {Type: "NetworkReady", Status: true}}}}, nil
 }
 
@@ -41,6 +41,7 @@ func (r *Runtime) RunPodSandbox(_ context.Context, req *runtimeapi.RunPodSandbox
 	r.sandboxes[id] = &runtimeapi.PodSandboxStatus{Id: id, Metadata: req.Config.Metadata, State: runtimeapi.PodSandboxState_SANDBOX_READY,
 		CreatedAt: time.Now().UnixNano(), Labels: req.Config.Labels, Annotations: req.Config.Annotations,
 		Network: &runtimeapi.PodSandboxNetworkStatus{Ip: ip}}
+	r.configs[id] = req.Config
 	r.send(id, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT, r.sandboxes[id], nil)
 	return &runtimeapi.RunPodSandboxResponse{PodSandboxId: id}, nil
 }

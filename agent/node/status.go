@@ -50,8 +50,27 @@ func (r *Reporter) observe(ctx context.Context) corev1.NodeStatus {
 		s.NodeInfo.ContainerRuntimeVersion = v.RuntimeName + "://" + v.RuntimeVersion
 	}
 	s.Images = r.images(ctx)
-	s.Conditions = append(r.pressures(), r.ready(ctx))
+	runtime, err := r.cfg.CRI.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
+	s.RuntimeHandlers, s.Features = features(runtime)
+	s.Conditions = append(r.pressures(), ready(runtime, err))
 	return s
+}
+
+// features are what the runtime can do for pods, by handler and altogether.
+func features(runtime *runtimeapi.StatusResponse) ([]corev1.NodeRuntimeHandler, *corev1.NodeFeatures) {
+	var handlers []corev1.NodeRuntimeHandler
+	for _, h := range runtime.GetRuntimeHandlers() {
+		n := corev1.NodeRuntimeHandler{Name: h.Name}
+		if f := h.Features; f != nil {
+			n.Features = &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &f.RecursiveReadOnlyMounts, UserNamespaces: &f.UserNamespaces}
+		}
+		handlers = append(handlers, n)
+	}
+	f := runtime.GetFeatures()
+	if f == nil {
+		return handlers, nil
+	}
+	return handlers, &corev1.NodeFeatures{SupplementalGroupsPolicy: &f.SupplementalGroupsPolicy}
 }
 
 func condition(kind corev1.NodeConditionType, bad bool, badReason, badMessage, reason, message string) corev1.NodeCondition {
@@ -81,10 +100,9 @@ func (r *Reporter) pressures() []corev1.NodeCondition {
 	}
 }
 
-// ready asks the runtime whether it and its network are.
-func (r *Reporter) ready(ctx context.Context) corev1.NodeCondition {
+// ready tells from the runtime's answer whether it and its network are.
+func ready(resp *runtimeapi.StatusResponse, err error) corev1.NodeCondition {
 	c := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
-	resp, err := r.cfg.CRI.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
 	var problems []string
 	if err != nil {
 		problems = append(problems, "container runtime is down")
@@ -139,6 +157,9 @@ func (r *Reporter) merge(n *corev1.Node, want corev1.NodeStatus) corev1.NodeStat
 				out.Allocatable[name] = q
 			}
 		}
+	}
+	if len(want.RuntimeHandlers) > 0 { // else the runtime is away, not another
+		out.RuntimeHandlers, out.Features = want.RuntimeHandlers, want.Features
 	}
 	out.Addresses, out.DaemonEndpoints, out.Images = want.Addresses, want.DaemonEndpoints, want.Images
 	now := metav1.NewTime(r.cfg.Clock.Now().Truncate(1e9))

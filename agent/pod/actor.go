@@ -34,6 +34,7 @@ import (
 	"knarr.dev/knarr/agent/metrics"
 	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/agent/status"
+	"knarr.dev/knarr/agent/userns"
 	"knarr.dev/knarr/agent/view"
 	"knarr.dev/knarr/agent/volumes"
 	"knarr.dev/knarr/client"
@@ -67,8 +68,9 @@ type Deps struct {
 	ClusterDomain string
 	Memory        int64 // of the node, bytes
 	Allocatable   func() corev1.ResourceList
-	Drainer       Drainer // nil: none
-	Groups        Groups  // nil: the runtime keeps them
+	Drainer       Drainer        // nil: none
+	Groups        Groups         // nil: the runtime keeps them
+	Users         *userns.Holder // nil: pods cannot have user namespaces
 	// Admit refuses a pod that must not run here; nil result admits.
 	Admit func(*corev1.Pod) *status.Terminal
 	// Resizable says why the node has no room for the pod as it is wanted now; nil:

@@ -155,6 +155,13 @@ func (a *Actor) runSandbox() func(context.Context) (func(), error) {
 		for _, old := range v.Sandboxes {
 			attempt = max(attempt, old.GetMetadata().GetAttempt()+1)
 		}
+		handler, err := a.d.runtimeHandler(ctx, pod)
+		if err != nil {
+			return nil, err
+		}
+		if err := a.d.checkUsers(ctx, pod, handler); err != nil {
+			return nil, err
+		}
 		cfg, err := a.d.sandboxConfig(pod, attempt)
 		if err != nil {
 			return nil, err
@@ -164,10 +171,6 @@ func (a *Actor) runSandbox() func(context.Context) (func(), error) {
 			if _, err := a.d.CRI.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: old.Id}); err != nil {
 				return nil, fmt.Errorf("stop the old sandbox %s: %w", old.Id, err)
 			}
-		}
-		handler, err := a.d.runtimeHandler(ctx, pod)
-		if err != nil {
-			return nil, err
 		}
 		if a.d.Groups != nil {
 			if err := a.d.Groups.Apply(cfg.Linux.CgroupParent, cfg.Linux.Resources); err != nil {
@@ -199,8 +202,12 @@ func (d *Deps) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSa
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("read the node's resolver configuration: %w", err)
 	}
+	users, err := d.users(pod)
+	if err != nil {
+		return nil, err
+	}
 	return podspec.Sandbox(pod, podspec.SandboxOptions{
-		Attempt: attempt, LogDir: dir, CgroupRoot: d.CgroupRoot, ClusterDomain: d.ClusterDomain,
+		Attempt: attempt, LogDir: dir, CgroupRoot: d.CgroupRoot, ClusterDomain: d.ClusterDomain, Users: users,
 		DNS: podspec.DNS(pod, podspec.ParseResolvConf(host), d.ClusterDNS, d.ClusterDomain),
 	}), nil
 }

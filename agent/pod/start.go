@@ -292,6 +292,11 @@ func (s *starting) config(ctx context.Context) (*runtimeapi.ContainerConfig, err
 	if err != nil {
 		return nil, err
 	}
+	users, err := s.d.users(pod)
+	if err != nil {
+		return nil, err
+	}
+	mapOwners(mounts, users)
 	cfg := &runtimeapi.ContainerConfig{
 		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(s.attempt)},
 		Image:       &runtimeapi.ImageSpec{Image: s.image.Ref, UserSpecifiedImage: c.Image},
@@ -311,6 +316,7 @@ func (s *starting) config(ctx context.Context) (*runtimeapi.ContainerConfig, err
 			SecurityContext: podspec.ContainerSecurity(pod, c, s.image.UID, s.image.Username, s.target),
 		},
 	}
+	cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		cfg.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[string(*c.Lifecycle.StopSignal)])
 	}

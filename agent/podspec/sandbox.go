@@ -12,6 +12,7 @@ type SandboxOptions struct {
 	CgroupRoot    string
 	ClusterDomain string
 	DNS           *runtimeapi.DNSConfig
+	Users         *runtimeapi.UserNamespace // nil: the host's
 }
 
 // Sandbox builds the configuration of a pod's sandbox.
@@ -30,6 +31,7 @@ func Sandbox(pod *corev1.Pod, o SandboxOptions) *runtimeapi.PodSandboxConfig {
 			Overhead:        Overhead(pod),
 		},
 	}
+	c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = o.Users
 	if !pod.Spec.HostNetwork {
 		name, domain := Hostname(pod, o.ClusterDomain)
 		if pod.Spec.SetHostnameAsFQDN != nil && *pod.Spec.SetHostnameAsFQDN && domain != "" {
