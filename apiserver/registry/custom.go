@@ -51,25 +51,25 @@ func (r *Registry) Generation() int64 { return r.served.Load().generation }
 func (r *Registry) Serve(ctx context.Context, stored *kind.Kind, versions []*kind.Kind) error {
 	r.serving.Lock()
 	defer r.serving.Unlock()
-	cache, err := r.hub.Attach(ctx, stored)
+	err := r.hub.Attach(ctx, stored, func(cache *watchcache.Cache) {
+		at := newResource(stored, cache)
+		at.stored = at
+		at.epoch = r.Generation() + 1
+		var fresh []*Resource
+		for i, k := range versions {
+			res := at
+			if k != stored {
+				res = newResource(k, cache)
+				res.stored, res.epoch = at, at.epoch
+			}
+			res.Primary = i == 0
+			fresh = append(fresh, res)
+		}
+		r.replace(stored.Storage, fresh)
+	})
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", stored.GroupResource(), err)
 	}
-	at := newResource(stored, cache)
-	at.stored = at
-	epoch := r.Generation() + 1
-	at.epoch = epoch
-	var fresh []*Resource
-	for i, k := range versions {
-		res := at
-		if k != stored {
-			res = newResource(k, cache)
-			res.stored, res.epoch = at, epoch
-		}
-		res.Primary = i == 0
-		fresh = append(fresh, res)
-	}
-	r.replace(stored.Storage, fresh)
 	return nil
 }
 

@@ -376,6 +376,7 @@ func (r *Registry) Watch(ctx context.Context, q Request, o ListOptions, initial 
 			w.Stop()
 			return nil, err
 		}
+		r.endIfChanged(q.Resource, w)
 		return w, nil
 	}
 	rev, err := parseRevision(o.ResourceVersion)
@@ -386,7 +387,16 @@ func (r *Registry) Watch(ctx context.Context, q Request, o ListOptions, initial 
 	if w.Watcher, err = q.Resource.Cache.Watch(rev); err != nil {
 		return nil, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, r.hub.Revision()))
 	}
+	r.endIfChanged(q.Resource, w)
 	return w, nil
+}
+
+// endIfChanged ends a watch whose request found its kind before the kind was
+// changed or withdrawn, and which began after that: nothing else would end it.
+func (r *Registry) endIfChanged(res *Resource, w *Watch) {
+	if res.Custom != nil && r.Resource(res.GVR()) != res {
+		w.End()
+	}
 }
 
 // Select tells how a change looks to this watch: an object that comes to match

@@ -84,7 +84,7 @@ type Cache struct {
 
 	mode   mode
 	late   []store.Event // kept while the cache is being filled
-	filled int64         // events up to this revision are in the tree already
+	filled int64         // events up to this revision are in the tree, or were replaced with it
 
 	changes atomic.Int64
 }
@@ -167,6 +167,9 @@ func (s *Snapshot) Ascend(prefix, from string, visit func(*Item) bool) {
 func (c *Cache) apply(key string, item *Item, revision int64, now time.Time) *Event {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if revision <= c.filled {
+		return nil
+	}
 	ev := &Event{Item: item, Revision: revision, at: now}
 	if item == nil {
 		prev, ok := c.tree.Delete(&Item{Key: key})
@@ -325,6 +328,14 @@ func (w *Watcher) Next(ctx context.Context) ([]*Event, error) {
 
 // Progress is a revision up to which Poll has returned everything.
 func (w *Watcher) Progress() int64 { return w.progress }
+
+// End has the watcher find that its kind has changed.
+func (w *Watcher) End() {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	w.epoch = -1
+	w.wake()
+}
 
 // Stop ends the watch.
 func (w *Watcher) Stop() {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,11 @@ func things() *kind.Kind {
 func runHub(t *testing.T) (*Hub, store.Store) {
 	t.Helper()
 	s := store.NewMemory()
+	return runHubOn(t, s), s
+}
+
+func runHubOn(t *testing.T, s store.Store) *Hub {
+	t.Helper()
 	h, err := Open(t.Context(), s, nil, func(k *kind.Kind, _ string, value []byte) (kind.Object, error) {
 		obj := k.New()
 		return obj, json.Unmarshal(value, obj)
@@ -43,7 +49,7 @@ func runHub(t *testing.T) (*Hub, store.Store) {
 		}
 		s.Close()
 	})
-	return h, s
+	return h
 }
 
 func write(t *testing.T, s store.Store, k *kind.Kind, name string, remove bool) int64 {
@@ -87,10 +93,7 @@ func TestAttachMissesNothing(t *testing.T) {
 	})
 	var c *Cache
 	for range 20 {
-		var err error
-		if c, err = h.Attach(t.Context(), k); err != nil {
-			t.Fatal(err)
-		}
+		c = attach(t, h, k)
 	}
 	wg.Wait()
 	if err := h.Wait(t.Context(), last); err != nil {
@@ -115,10 +118,7 @@ func TestAttachMissesNothing(t *testing.T) {
 func TestDetachEndsWatchers(t *testing.T) {
 	h, s := runHub(t)
 	k := things()
-	c, err := h.Attach(t.Context(), k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := attach(t, h, k)
 	_, w := c.SnapshotAndWatch()
 	write(t, s, k, "x", false)
 	if events, err := w.Next(t.Context()); err != nil || len(events) != 1 || events[0].Type != Added {
@@ -143,11 +143,76 @@ func TestDetachEndsWatchers(t *testing.T) {
 	if c.Len() != 0 {
 		t.Errorf("%d objects in a detached cache after a write", c.Len())
 	}
-	again, err := h.Attach(t.Context(), k)
-	if err != nil || again != c || c.Len() != 3 {
-		t.Errorf("attached again: %v %v, %d objects", again == c, err, c.Len())
+	if again := attach(t, h, k); again != c || c.Len() != 3 {
+		t.Errorf("attached again: %v, %d objects", again == c, c.Len())
 	}
 	if _, err := c.Watch(1); !errors.Is(err, ErrExpired) {
 		t.Errorf("a watch from before: %v", err)
+	}
+}
+
+func attach(t *testing.T, h *Hub, k *kind.Kind) (c *Cache) {
+	t.Helper()
+	if err := h.Attach(t.Context(), k, func(cache *Cache) { c = cache }); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// slow is a store whose reads wait, when asked to.
+type slow struct {
+	store.Store
+	gate atomic.Pointer[chan struct{}] // closed: go on
+	came chan struct{}
+}
+
+func (s *slow) Range(ctx context.Context, prefix string, o store.RangeOptions) (*store.RangeResult, error) {
+	if gate := s.gate.Load(); gate != nil {
+		s.came <- struct{}{}
+		<-*gate
+	}
+	return s.Store.Range(ctx, prefix, o)
+}
+
+// While the objects of a kind that was declared differently are being read, reads
+// are current and watches go on; who then finds the watch ended finds the new kind.
+func TestAttachIsOneMoment(t *testing.T) {
+	s := &slow{Store: store.NewMemory(), came: make(chan struct{})}
+	h := runHubOn(t, s)
+	k := things()
+	c := attach(t, h, k)
+	if err := h.Wait(t.Context(), write(t, s.Store, k, "a", false)); err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		_, w := c.SnapshotAndWatch()
+		gate := make(chan struct{})
+		s.gate.Store(&gate)
+		var published atomic.Bool
+		done := make(chan error)
+		go func() { done <- h.Attach(t.Context(), k, func(*Cache) { published.Store(true) }) }()
+		<-s.came
+		s.gate.Store(nil)
+		at := write(t, s.Store, k, "b", false)
+		if err := h.Wait(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+		if it := c.Get("b"); it == nil || it.Revision != at {
+			t.Errorf("while the kind changes, a read shows %v, want revision %d", it, at)
+		}
+		if events, err := w.Next(t.Context()); err != nil || len(events) != 1 {
+			t.Errorf("while the kind changes, a watch shows %v, %v", events, err)
+		}
+		close(gate)
+		if events, err := w.Next(t.Context()); !errors.Is(err, ErrEnded) || !published.Load() {
+			t.Errorf("watch %v, %v; published: %v", events, err, published.Load())
+		}
+		w.Stop()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if it := c.Get("b"); it == nil || it.Revision != at {
+			t.Errorf("after the change, a read shows %v, want revision %d", it, at)
+		}
 	}
 }

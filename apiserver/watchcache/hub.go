@@ -325,11 +325,15 @@ func (h *Hub) batch(events []store.Event) {
 
 // one applies an event to its cache.
 func (h *Hub) one(c *Cache, e *store.Event, key string, now time.Time) {
+	h.put(c, e, key, h.claim(e, key), now)
+}
+
+// put applies an event to a cache, as item if somebody has the object decoded.
+func (h *Hub) put(c *Cache, e *store.Event, key string, item *Item, now time.Time) {
 	if e.Deleted {
 		c.apply(key, nil, e.Revision, now)
 		return
 	}
-	item := h.claim(e, key)
 	if item == nil {
 		obj, err := h.decode(c.Kind(), e.Key, e.Value)
 		if err != nil {
