@@ -297,7 +297,7 @@ func (w *etcdWatcher) run(ctx context.Context, in clientv3.WatchChan) {
 		for i, e := range r.Events {
 			events[i] = Event{KV: fromPB(e.Kv), Deleted: e.Type == mvccpb.DELETE, Created: e.IsCreate()}
 		}
-		if !w.deliver(ctx, events) {
+		if !w.deliver(ctx, nil, events) {
 			return
 		}
 	}
@@ -308,8 +308,9 @@ func (w *etcdWatcher) run(ctx context.Context, in clientv3.WatchChan) {
 	}
 }
 
-// deliver passes events on; false: nobody waits for them any more.
-func (w *etcdWatcher) deliver(ctx context.Context, events []Event) bool {
+// deliver passes events on; false: nobody waits for them any more, or closing is
+// closed.
+func (w *etcdWatcher) deliver(ctx context.Context, closing <-chan struct{}, events []Event) bool {
 	if len(events) == 0 {
 		return true
 	}
@@ -318,6 +319,9 @@ func (w *etcdWatcher) deliver(ctx context.Context, events []Event) bool {
 		return true
 	case <-ctx.Done():
 		w.err.Store(ctx.Err())
+		return false
+	case <-closing:
+		w.err.Store(ErrClosed)
 		return false
 	}
 }

@@ -52,7 +52,7 @@ func (n *near) run(ctx context.Context, w *etcdWatcher, prefix string, revision 
 				e := &r.Events[i]
 				events[i] = Event{KV: fromPB(e.Kv), Deleted: e.Type == mvccpb.DELETE, Created: e.Kv.CreateRevision == e.Kv.ModRevision}
 			}
-			if !w.deliver(ctx, events) {
+			if !w.deliver(ctx, n.closing, events) {
 				return
 			}
 		}

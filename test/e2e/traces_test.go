@@ -33,11 +33,12 @@ const kernelGrace = 150 * time.Second
 func (c *cluster) noTraces(programs map[ebpf.ProgramID]bool) {
 	c.t.Helper()
 	var left []string
-	for end := time.Now().Add(kernelGrace); time.Now().Before(end); {
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for end := time.Now().Add(kernelGrace); time.Now().Before(end); <-look.C {
 		if left = c.traces(programs); len(left) == 0 {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	c.t.Errorf("left behind on this machine:\n%s", strings.Join(left, "\n"))
 }

@@ -8,10 +8,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -20,23 +18,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	apiserverv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 	"k8s.io/apiserver/pkg/cel/environment"
-	"sigs.k8s.io/yaml"
-)
 
-const configVersion = "apiserver.config.k8s.io/v1"
+	"knarr.dev/knarr/apiserver/configfile"
+)
 
 // Load reads an AuthenticationConfiguration from a YAML file.
 func Load(file string) (*apiserverv1.AuthenticationConfiguration, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("authentication configuration: %w", err)
-	}
 	c := &apiserverv1.AuthenticationConfiguration{}
-	if err := yaml.UnmarshalStrict(b, c); err != nil {
-		return nil, fmt.Errorf("authentication configuration %s: %w", file, err)
-	}
-	if c.APIVersion != configVersion || c.Kind != "AuthenticationConfiguration" {
-		return nil, fmt.Errorf("authentication configuration %s: want apiVersion %s and kind AuthenticationConfiguration", file, configVersion)
+	if err := configfile.Read(file, "authentication configuration", apiserverv1.SchemeGroupVersion.String(), "AuthenticationConfiguration", c); err != nil {
+		return nil, err
 	}
 	return c, nil
 }

@@ -4,33 +4,23 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/google/cel-go/cel"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	apiserverv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 	"k8s.io/apiserver/pkg/cel/environment"
-	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/configfile"
 )
-
-const configVersion = "apiserver.config.k8s.io/v1"
 
 // Load reads an AuthorizationConfiguration from a YAML file and returns the chain
 // that it describes, of the Node and RBAC authorizers given and of webhooks.
 func Load(ctx context.Context, file string, node auth.Authorizer, rbac *auth.RBAC, log *slog.Logger) (*auth.Chain, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("authorization configuration: %w", err)
-	}
 	c := &apiserverv1.AuthorizationConfiguration{}
-	if err := yaml.UnmarshalStrict(b, c); err != nil {
-		return nil, fmt.Errorf("authorization configuration %s: %w", file, err)
-	}
-	if c.APIVersion != configVersion || c.Kind != "AuthorizationConfiguration" {
-		return nil, fmt.Errorf("authorization configuration %s: want apiVersion %s and kind AuthorizationConfiguration", file, configVersion)
+	if err := configfile.Read(file, "authorization configuration", apiserverv1.SchemeGroupVersion.String(), "AuthorizationConfiguration", c); err != nil {
+		return nil, err
 	}
 	chain, err := New(ctx, c, node, rbac, log)
 	if err != nil {
