@@ -73,6 +73,8 @@ type ResourceInfo struct {
 	Kind       string
 	Namespaced bool
 	Verbs      []string
+	// Extension: an extension server serves it, which may not answer.
+	Extension bool
 }
 
 // Interface reads and writes API objects. Errors are those of
@@ -97,7 +99,9 @@ type Interface interface {
 	// commas; metadata.namespace=a asks for that namespace alone. A cache that has
 	// lost its last subscriber may have stopped: ask for it anew.
 	Cache(r Resource, fieldSelector string) Cache
-	// Resources lists what the server serves now, CRDs included.
+	// Resources lists what the server serves now, CRDs and extension servers
+	// included. If some of these do not answer, the rest is returned together with a
+	// discovery.ErrGroupDiscoveryFailed.
 	Resources(ctx context.Context) ([]ResourceInfo, error)
 }
 

@@ -17,6 +17,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/rest"
 
 	"knarr.dev/knarr/api"
 	"knarr.dev/knarr/apiserver"
@@ -127,6 +128,7 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		Registry: cp.registry, Resolve: look.ServiceAddress, FrontProxy: cp.proxy.TLS, Now: time.Now, Log: log,
 		Local: func() []aggregate.Local { return apiserver.LocalVersions(cp.registry) },
 	})
+	cp.local.Extensions = local.NewExtensions(ctx, cp.aggregate, cp.loopback(), log)
 	if cp.audit, err = openAudit(cfg.Audit, log); err != nil {
 		return cp, err
 	}
@@ -162,6 +164,19 @@ func (cp *controlPlane) reseal(ctx context.Context) error {
 	return nil
 }
 
+// loopback is an administrator's way to this server. The port is this process's own:
+// its certificate, which may be a stranger's, need not prove it.
+func (cp *controlPlane) loopback() *rest.Config {
+	addr := *cp.listener.Addr().(*net.TCPAddr)
+	if addr.IP.IsUnspecified() {
+		addr.IP = net.IPv4(127, 0, 0, 1)
+	}
+	return &rest.Config{
+		Host:            "https://" + addr.String(),
+		TLSClientConfig: rest.TLSClientConfig{Insecure: true, CertData: cp.admin.CertPEM, KeyData: cp.admin.KeyPEM},
+	}
+}
+
 // follow runs what follows the configurations of the API server itself.
 func (cp *controlPlane) follow(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return typecheck.New(cp.registry, cp.log).Run(ctx) })
@@ -171,6 +186,11 @@ func (cp *controlPlane) follow(ctx context.Context, g *errgroup.Group) {
 		g.Go(func() error { return cp.reseal(ctx) })
 	}
 	cp.audit.run(ctx, g)
+	g.Go(func() error {
+		<-ctx.Done()
+		cp.local.Extensions.Close()
+		return nil
+	})
 }
 
 func (cp *controlPlane) close() {

@@ -86,7 +86,7 @@ type Server struct {
 	Definitions *crd.Definitions
 	// FrontProxy is the authority of proxies that name users in headers.
 	FrontProxy *pki.Authority
-	aggregate  *aggregate.Aggregator
+	Aggregate  *aggregate.Aggregator
 	// Flow shares the capacity.
 	Flow *flow.Controller
 	// Handler answers without a network in between; it knows users by tokens.
@@ -146,13 +146,13 @@ func Start(t testing.TB, o Options) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.aggregate = aggregate.New(aggregate.Config{
+	s.Aggregate = aggregate.New(aggregate.Config{
 		Registry: s.Registry, Resolve: resolve, FrontProxy: proxy.TLS, Now: time.Now, Log: log,
 		Local: func() []aggregate.Local { return apiserver.LocalVersions(s.Registry) },
 	})
 	s.Flow = flow.New(flow.Config{Registry: s.Registry, Seats: o.Seats, Now: time.Now, Log: log})
 	srv := apiserver.New(ctx, apiserver.Config{
-		Registry: s.Registry, Aggregate: s.aggregate, Flow: s.Flow, Audit: o.Audit, Authn: &auth.Authenticator{Tokens: s.Tokens, Bearers: append(look.Bearers(s.Tokens, time.Now, log), o.Bearers...), Anonymous: o.Anonymous, FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
+		Registry: s.Registry, Aggregate: s.Aggregate, Flow: s.Flow, Audit: o.Audit, Authn: &auth.Authenticator{Tokens: s.Tokens, Bearers: append(look.Bearers(s.Tokens, time.Now, log), o.Bearers...), Anonymous: o.Anonymous, FrontProxy: s.FrontProxy.Cert}, Authz: s.Authz, Tokens: s.Tokens,
 		Version: version.Info{Major: "1", Minor: "36", GitVersion: "v1.36.3+knarr"},
 		Kubelet: apiserver.Kubelet{Transport: o.Kubelet}, Now: time.Now, Log: log,
 	})
@@ -197,7 +197,7 @@ func (s *Server) serve(t testing.TB, srv *apiserver.Server, o Options) {
 	defining := make(chan error, 1)
 	go func() { defining <- s.Definitions.Run(ctx) }()
 	aggregating := make(chan error, 1)
-	go func() { aggregating <- s.aggregate.Run(ctx) }()
+	go func() { aggregating <- s.Aggregate.Run(ctx) }()
 	flowing := make(chan error, 1)
 	go func() {
 		if !o.FlowObjects {

@@ -268,9 +268,9 @@ func (c *Client) Resources(ctx context.Context) ([]client.ResourceInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("discovery: %w", err)
 	}
-	_, lists, err := d.ServerGroupsAndResources()
-	if err != nil {
-		return nil, fmt.Errorf("discovery: %w", err)
+	_, lists, silent := d.ServerGroupsAndResources()
+	if silent != nil && !discovery.IsGroupDiscoveryFailedError(silent) {
+		return nil, fmt.Errorf("discovery: %w", silent)
 	}
 	var out []client.ResourceInfo
 	for _, l := range lists {
@@ -284,5 +284,8 @@ func (c *Client) Resources(ctx context.Context) ([]client.ResourceInfo, error) {
 			}
 		}
 	}
-	return out, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return out, silent
 }

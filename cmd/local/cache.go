@@ -15,6 +15,9 @@ import (
 
 // Cache implements client.Interface: a view on the server's own cache.
 func (c *Client) Cache(r client.Resource, fieldSelector string) client.Cache {
+	if f := c.far(r); f != nil {
+		return f.Cache(r, fieldSelector)
+	}
 	res := c.s.Registry.Resource(r)
 	if res == nil {
 		return empty{}

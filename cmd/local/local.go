@@ -32,6 +32,8 @@ type Server struct {
 	Authz    *auth.Chain
 	Tokens   *auth.Tokens
 	Now      func() time.Time
+	// Extensions, if set, reaches what extension servers serve.
+	Extensions *Extensions
 }
 
 // Client acts as one component.
@@ -72,6 +74,9 @@ func object(it *watchcache.Item, err error) (client.Object, error) {
 
 // Get implements client.Interface.
 func (c *Client) Get(ctx context.Context, k client.Key) (client.Object, error) {
+	if f := c.far(k.Resource); f != nil {
+		return f.Get(ctx, k)
+	}
 	q, err := c.request("get", k)
 	if err != nil {
 		return nil, err
@@ -81,6 +86,9 @@ func (c *Client) Get(ctx context.Context, k client.Key) (client.Object, error) {
 
 // Create implements client.Interface.
 func (c *Client) Create(ctx context.Context, k client.Key, obj client.Object) (client.Object, error) {
+	if f := c.far(k.Resource); f != nil {
+		return f.Create(ctx, k, obj)
+	}
 	if review, ok := obj.(*authorizationv1.SubjectAccessReview); ok {
 		return c.review(ctx, k, review)
 	}
@@ -122,6 +130,9 @@ func (c *Client) review(ctx context.Context, k client.Key, r *authorizationv1.Su
 
 // Update implements client.Interface.
 func (c *Client) Update(ctx context.Context, k client.Key, obj client.Object) (client.Object, error) {
+	if f := c.far(k.Resource); f != nil {
+		return f.Update(ctx, k, obj)
+	}
 	q, err := c.request("update", k)
 	if err != nil {
 		return nil, err
@@ -139,6 +150,9 @@ func (c *Client) Update(ctx context.Context, k client.Key, obj client.Object) (c
 
 // Patch implements client.Interface.
 func (c *Client) Patch(ctx context.Context, k client.Key, p client.Patch) (client.Object, error) {
+	if f := c.far(k.Resource); f != nil {
+		return f.Patch(ctx, k, p)
+	}
 	q, err := c.request("patch", k)
 	if err != nil {
 		return nil, err
@@ -152,6 +166,9 @@ func (c *Client) Patch(ctx context.Context, k client.Key, p client.Patch) (clien
 
 // Delete implements client.Interface.
 func (c *Client) Delete(ctx context.Context, k client.Key, opts metav1.DeleteOptions) error {
+	if f := c.far(k.Resource); f != nil {
+		return f.Delete(ctx, k, opts)
+	}
 	q, err := c.request("delete", k)
 	if err != nil {
 		return err
@@ -173,5 +190,9 @@ func (c *Client) Resources(context.Context) ([]client.ResourceInfo, error) {
 		}
 		out = append(out, client.ResourceInfo{Resource: res.GVR(), Kind: res.Kind.Kind, Namespaced: res.Namespaced, Verbs: verbs})
 	}
-	return out, nil
+	if c.s.Extensions == nil {
+		return out, nil
+	}
+	more, err := c.s.Extensions.resources()
+	return append(out, more...), err
 }

@@ -93,6 +93,13 @@ func (e *Env) Cache(r client.Resource) client.Cache {
 	return c
 }
 
+// forget has Cache ask for a resource's cache anew.
+func (e *Env) forget(r client.Resource) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.cache, r)
+}
+
 // Enqueue asks for a reconcile of keys now.
 func (e *Env) Enqueue(keys ...Key) {
 	for _, k := range keys {

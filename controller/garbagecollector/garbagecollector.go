@@ -25,6 +25,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
 
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/controller/engine"
@@ -205,11 +206,11 @@ func (c *collector) exists(ctx context.Context, ref metav1.OwnerReference, names
 func (c *collector) resource(ctx context.Context, gk schema.GroupKind) (client.ResourceInfo, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if info, ok := c.kinds[gk]; ok {
+	if info, ok := c.kinds[gk]; ok && !info.Extension { // extensions are withdrawn while their objects live on
 		return info, nil
 	}
 	infos, err := c.env.Client.Resources(ctx)
-	if err != nil {
+	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
 		return client.ResourceInfo{}, fmt.Errorf("listing the served resources: %w", err)
 	}
 	c.kinds = map[schema.GroupKind]client.ResourceInfo{}
@@ -217,6 +218,9 @@ func (c *collector) resource(ctx context.Context, gk schema.GroupKind) (client.R
 		c.kinds[schema.GroupKind{Group: info.Resource.Group, Kind: info.Kind}] = info
 	}
 	info, ok := c.kinds[gk]
+	if !ok && err != nil {
+		return info, fmt.Errorf("looking for an owner of the kind %s: %w", gk, err)
+	}
 	if !ok {
 		return info, fmt.Errorf("an owner reference names the kind %s, which is not served", gk)
 	}

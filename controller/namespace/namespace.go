@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/controller/engine"
@@ -55,6 +56,7 @@ type remains struct {
 	resources  map[string]int // "pods." and so on
 	finalizers map[string]int
 	failures   []string
+	silent     error // some resources are not known, as their servers do not answer
 }
 
 func reconcile(ctx context.Context, env *engine.Env, name string) (time.Duration, error) {
@@ -63,22 +65,22 @@ func reconcile(ctx context.Context, env *engine.Env, name string) (time.Duration
 		return 0, nil
 	}
 	infos, err := env.Client.Resources(ctx)
-	if err != nil {
+	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
 		return 0, fmt.Errorf("listing the resources to delete in namespace %s: %w", name, err)
 	}
-	left := remains{resources: map[string]int{}, finalizers: map[string]int{}}
+	left := remains{resources: map[string]int{}, finalizers: map[string]int{}, silent: err}
 	// Pods go first: what they use, and policies that guard them, outlive them.
-	empty(ctx, env, name, client.Pods, &left)
+	empty(ctx, env, name, client.ResourceInfo{Resource: client.Pods}, &left)
 	for _, info := range infos {
 		if left.resources[remainsKey(client.Pods)] > 0 {
 			break
 		}
 		if info.Namespaced && info.Resource != client.Pods && slices.Contains(info.Verbs, "delete") && slices.Contains(info.Verbs, "list") {
-			empty(ctx, env, name, info.Resource, &left)
+			empty(ctx, env, name, info, &left)
 		}
 	}
 	k := client.Key{Resource: client.Namespaces, Name: name}
-	if len(left.resources) == 0 && len(left.failures) == 0 {
+	if len(left.resources) == 0 && len(left.failures) == 0 && left.silent == nil {
 		next := ns.DeepCopy()
 		next.Spec.Finalizers = slices.DeleteFunc(next.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
 		if _, err := env.Client.Update(ctx, k.Sub("finalize"), next); err != nil && !apierrors.IsNotFound(err) {
@@ -97,16 +99,17 @@ func reconcile(ctx context.Context, env *engine.Env, name string) (time.Duration
 	if len(left.failures) > 0 {
 		return 0, fmt.Errorf("deleting the content of namespace %s: %s", name, left.failures[0])
 	}
-	return 0, nil // the next object that goes wakes us
+	return 0, left.silent // else the next object that goes wakes us
 }
 
 // empty deletes the objects of one resource and notes what is left afterwards.
-func empty(ctx context.Context, env *engine.Env, namespace string, r client.Resource, left *remains) {
-	cache := env.Cache(r)
-	if err := cache.WaitSynced(ctx); err != nil {
+func empty(ctx context.Context, env *engine.Env, namespace string, info client.ResourceInfo, left *remains) {
+	if err := env.WaitSynced(ctx, info); err != nil {
 		left.failures = append(left.failures, err.Error())
 		return
 	}
+	r := info.Resource
+	cache := env.Cache(r)
 	objs := client.ListCached[client.Object](cache, namespace, nil)
 	background := metav1.DeletePropagationBackground
 	_, err := engine.Parallel(len(objs), func(i int) error {
@@ -162,8 +165,13 @@ func conditions(old []corev1.NamespaceCondition, left remains, now metav1.Time) 
 		final.Status, final.Reason = corev1.ConditionTrue, "SomeFinalizersRemain"
 		final.Message = "Some content in the namespace has finalizers remaining: " + list(left.finalizers, "%s in %d resource instances")
 	}
+	found := corev1.NamespaceCondition{Type: corev1.NamespaceDeletionDiscoveryFailure, Status: corev1.ConditionFalse, Reason: "ResourcesDiscovered", Message: "All resources successfully discovered"}
+	if groups, silent := discovery.GroupDiscoveryFailedErrorGroups(left.silent); silent {
+		found.Status, found.Reason = corev1.ConditionTrue, "DiscoveryFailed"
+		found.Message = fmt.Sprintf("Discovery failed for some groups, %d failing: %v", len(groups), left.silent)
+	}
 	out := []corev1.NamespaceCondition{
-		{Type: corev1.NamespaceDeletionDiscoveryFailure, Status: corev1.ConditionFalse, Reason: "ResourcesDiscovered", Message: "All resources successfully discovered"},
+		found,
 		{Type: corev1.NamespaceDeletionGVParsingFailure, Status: corev1.ConditionFalse, Reason: "ParsedGroupVersions", Message: "All legacy kube types successfully parsed"},
 		content, remain, final,
 	}

@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 
 	"knarr.dev/knarr/api/quota"
 	"knarr.dev/knarr/client"
@@ -153,7 +154,7 @@ func counted(ctx context.Context, env *engine.Env, hard corev1.ResourceList) ([]
 		return out, nil
 	}
 	served, err := env.Client.Resources(ctx)
-	if err != nil {
+	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
 		return nil, fmt.Errorf("listing the served resources: %w", err)
 	}
 	for _, s := range generic {
