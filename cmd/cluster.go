@@ -74,7 +74,7 @@ func (c *Config) containerConfig(nw container.Network, log *slog.Logger) contain
 	}
 	return container.Config{
 		Root: c.containerRoot(), Run: filepath.Join(c.RunDir, "containers"), CgroupParent: c.group(),
-		Network: nw, StreamAddr: "127.0.0.1:0", Registries: regs, Log: log,
+		Network: nw, StreamAddr: "127.0.0.1:0", Registries: regs, Handlers: c.Runtimes, Log: log,
 	}
 }
 

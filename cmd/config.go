@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/apiserver/admission"
+	"knarr.dev/knarr/container/oci/external"
 )
 
 // Config is all that can be set, by file, environment-free; flags override it.
@@ -47,6 +48,9 @@ type Config struct {
 	Join        JoinConfig             `json:"join,omitzero"`
 	// Registries configures image registries by host.
 	Registries map[string]RegistryConfig `json:"registries,omitempty"`
+	// Runtimes are programs that run pods instead of knarr itself, by the names of
+	// RuntimeClass handlers; empty: runc, crun and runsc, where they are in PATH.
+	Runtimes map[string]external.Config `json:"runtimes,omitempty"`
 }
 
 // APIConfig is the API server's part.
@@ -226,6 +230,11 @@ func (c *Config) validate() error {
 	}
 	if _, err := netip.ParseAddr(c.Node.IP); err != nil {
 		bad("node.ip", c.Node.IP, "must be an IP address")
+	}
+	for name, r := range c.Runtimes {
+		if err := r.Check(); err != nil {
+			bad("runtimes."+name, r.Path, err.Error())
+		}
 	}
 	if c.Node.MaxPods < 1 {
 		errs = append(errs, field.Invalid(field.NewPath("node.maxPods"), c.Node.MaxPods, "must be at least 1"))

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"knarr.dev/knarr/container/cdi"
 	"knarr.dev/knarr/container/image"
+	"knarr.dev/knarr/container/oci/external"
 )
 
 // Config is what the runtime needs to know.
@@ -31,6 +33,10 @@ type Config struct {
 	StreamAddr string
 	// Registries configures image hosts by name.
 	Registries image.Registries
+	// Handlers are runtimes beside the built-in one, by the names of RuntimeClass
+	// handlers; nil: those of [external.Defaults]. One whose program is not there is
+	// as good as absent.
+	Handlers map[string]external.Config
 	// DeviceDirs hold CDI specifications, the later ones win; nil: the usual ones.
 	DeviceDirs []string
 	// DialRegistry connects to image hosts; nil: from this process' own network.
@@ -57,6 +63,14 @@ func (c *Config) complete() error {
 	}
 	if c.DeviceDirs == nil {
 		c.DeviceDirs = cdi.Dirs
+	}
+	if c.Handlers == nil {
+		c.Handlers = external.Defaults()
+	}
+	for name, h := range c.Handlers {
+		if err := h.Check(); err != nil {
+			return fmt.Errorf("container: runtime handler %q: %w", name, err)
+		}
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

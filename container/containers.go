@@ -139,7 +139,7 @@ func (s *Server) create(c *container) error {
 // clear removes all that belongs to a container without a process.
 func (s *Server) clear(ctx context.Context, c *container) error {
 	return errors.Join(
-		c.group.Remove(ctx), s.holder.Drop(c.ID), s.holder.Drop(c.ID+".tty"),
+		c.pod.executor.Delete(ctx, c.ID), c.group.Remove(ctx), s.holder.Drop(c.ID), s.holder.Drop(c.ID+".tty"),
 		os.RemoveAll(s.pipeDir(c.ID)), os.RemoveAll(s.containerDir(c.ID)),
 	)
 }

@@ -79,7 +79,7 @@ func (s *Server) exec(ctx context.Context, id string, cmd []string, in io.Reader
 		cwd = "/"
 	}
 	spec := &oci.ExecSpec{
-		Args: cmd, Env: s.environment(c), Cwd: cwd, Target: target, TTY: tty, Process: *proc,
+		ID: c.ID, Args: cmd, Env: s.environment(c), Cwd: cwd, Target: target, TTY: tty, Process: *proc,
 		OOMScoreAdj: c.oomScore(), Users: c.pod.users,
 	}
 	if tty && !c.TTY {
@@ -92,14 +92,14 @@ func (s *Server) exec(ctx context.Context, id string, cmd []string, in io.Reader
 		}
 	}
 	defer pipes.close()
-	child, err := s.launcher.Exec(ctx, spec, pipes.theirs, c.group)
+	child, err := c.pod.executor.Exec(ctx, spec, pipes.theirs, c.group)
 	closeAll(pipes.theirs.In, pipes.theirs.Out, pipes.theirs.Err)
 	if err != nil {
 		return 0, err
 	}
 	defer child.Close()
 	if tty {
-		pipes.in, pipes.out = child.Console, child.Console
+		pipes.in, pipes.out = child.Terminal(), child.Terminal()
 	}
 	return follow(ctx, child, &pipes, in, out, errw, resize)
 }
@@ -129,16 +129,16 @@ func (p *execPipes) open(in, out, errw bool) (err error) {
 
 func (p *execPipes) close() { closeAll(p.in, p.out, p.err) }
 
-func follow(ctx context.Context, child *oci.Child, p *execPipes, in io.Reader, out, errw io.Writer,
+func follow(ctx context.Context, child oci.Command, p *execPipes, in io.Reader, out, errw io.Writer,
 	resize <-chan remotecommand.TerminalSize) (int, error) {
 	// When the caller leaves, or its time is up, the command has no purpose.
 	stop := context.AfterFunc(ctx, func() { _ = child.Signal(unix.SIGKILL) })
 	defer stop()
-	tty := child.Console != nil
+	tty := child.Terminal() != nil
 	if tty {
 		ended := make(chan struct{})
 		defer close(ended)
-		go resizeLoop(child.Console, resize, ended)
+		go resizeLoop(child.Terminal(), resize, ended)
 	}
 	if in != nil && p.in != nil {
 		go func() {

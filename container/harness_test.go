@@ -34,8 +34,10 @@ type fixture struct {
 	*Server
 	cfg   Config
 	image string
-	logs  string
-	n     int
+	// handler of the pods that are made
+	handler string
+	logs    string
+	n       int
 }
 
 const busybox = "/bin/busybox"
@@ -263,7 +265,7 @@ func (f *fixture) podConfig(change func(*runtimeapi.PodSandboxConfig)) *runtimea
 
 func (f *fixture) sandbox(change func(*runtimeapi.PodSandboxConfig)) string {
 	f.Helper()
-	resp, err := f.RunPodSandbox(f.ctx(), &runtimeapi.RunPodSandboxRequest{Config: f.podConfig(change)})
+	resp, err := f.RunPodSandbox(f.ctx(), &runtimeapi.RunPodSandboxRequest{Config: f.podConfig(change), RuntimeHandler: f.handler})
 	if err != nil {
 		f.Fatal(err)
 	}

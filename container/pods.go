@@ -24,9 +24,10 @@ type pod struct {
 	op sync.Mutex
 	mu sync.RWMutex
 	podRecord
-	spaces sandbox.Pod
-	users  *oci.Users // nil: the host's
-	pause  *oci.Child // holds a shared PID namespace
+	spaces   sandbox.Pod
+	executor oci.Executor // of its handler
+	users    *oci.Users   // nil: the host's
+	pause    *oci.Child   // holds a shared PID namespace
 }
 
 func (p *pod) config() *runtimeapi.PodSandboxConfig { return p.Config.m }
@@ -42,16 +43,19 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandbo
 	if meta.GetName() == "" || meta.GetUid() == "" {
 		return nil, fmt.Errorf("%w: the sandbox's metadata need a name and a uid", errInvalid)
 	}
-	if req.GetRuntimeHandler() != "" && req.GetRuntimeHandler() != "knarr" {
-		return nil, fmt.Errorf("%w: no runtime for %q is configured", errInvalid, req.GetRuntimeHandler())
-	}
 	p := &pod{podRecord: podRecord{
 		ID: newID(), Config: message[*runtimeapi.PodSandboxConfig]{c}, Handler: req.GetRuntimeHandler(),
 		Ready: true, Created: s.cfg.Now(), Boot: s.boot,
 	}}
 	var err error
+	if p.executor, err = s.executor(req.GetRuntimeHandler()); err != nil {
+		return nil, err
+	}
 	if p.users, err = users(p.options()); err != nil {
 		return nil, err
+	}
+	if p.users != nil && p.executor != oci.Executor(s.launcher) {
+		return nil, fmt.Errorf("%w: runtime handler %q has no user namespaces: use the default one", errInvalid, req.GetRuntimeHandler())
 	}
 	p.Cgroup = s.parentGroup(or(c.GetLinux().GetCgroupParent(), p.ID))
 	name := podName(meta)

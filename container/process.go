@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -27,8 +28,18 @@ func (s *Server) process(c *container) (*oci.Process, error) {
 	if sec.GetPrivileged() {
 		return p, nil
 	}
-	p.Seccomp, err = s.filter(sec, caps)
-	return p, err
+	profile, standard, err := seccomp(sec)
+	if err != nil {
+		return nil, err
+	}
+	if c.pod.executor == oci.Executor(s.launcher) {
+		p.Seccomp, err = s.filter(profile, standard, caps)
+		return p, err
+	}
+	if p.Profile = profile; standard {
+		p.Profile = oci.DefaultSeccomp(caps)
+	}
+	return p, nil
 }
 
 // capabilities applies the additions and drops to the default set. ALL is
@@ -66,9 +77,9 @@ func checkAppArmor(sec *runtimeapi.LinuxContainerSecurityContext) error {
 	return nil
 }
 
-// filter compiles the seccomp profile asked for. Default ones are kept, since
-// most containers share them.
-func (s *Server) filter(sec *runtimeapi.LinuxContainerSecurityContext, caps uint64) ([]byte, error) {
+// seccomp is the profile asked for; nil: none. It is the default one where
+// standard says so, which is left to the caller to make: many have it already.
+func seccomp(sec *runtimeapi.LinuxContainerSecurityContext) (profile *specs.LinuxSeccomp, standard bool, err error) {
 	kind, ref := sec.GetSeccomp().GetProfileType(), sec.GetSeccomp().GetLocalhostRef()
 	if sec.GetSeccomp() == nil {
 		old := sec.GetSeccompProfilePath()
@@ -77,16 +88,25 @@ func (s *Server) filter(sec *runtimeapi.LinuxContainerSecurityContext, caps uint
 		case strings.HasPrefix(old, "localhost/"):
 			kind, ref = runtimeapi.SecurityProfile_Localhost, strings.TrimPrefix(old, "localhost/")
 		default:
-			return nil, nil
+			return nil, false, nil
 		}
 	}
 	switch kind {
 	case runtimeapi.SecurityProfile_Unconfined:
-		return nil, nil
+		return nil, false, nil
 	case runtimeapi.SecurityProfile_Localhost:
-		profile, err := oci.LoadSeccomp(strings.TrimPrefix(ref, "localhost/"))
-		if err != nil {
-			return nil, err
+		profile, err = oci.LoadSeccomp(strings.TrimPrefix(ref, "localhost/"))
+		return profile, false, err
+	}
+	return nil, true, nil
+}
+
+// filter compiles the seccomp profile asked for. Default ones are kept, since
+// most containers share them.
+func (s *Server) filter(profile *specs.LinuxSeccomp, standard bool, caps uint64) ([]byte, error) {
+	if !standard {
+		if profile == nil {
+			return nil, nil
 		}
 		return oci.CompileSeccomp(profile)
 	}

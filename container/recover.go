@@ -45,7 +45,7 @@ func (s *Server) recover(ctx context.Context) error {
 			}
 			continue
 		}
-		s.recoverContainer(c)
+		s.recoverContainer(ctx, c)
 	}
 	for _, p := range s.listPods() {
 		if p.Unfinished {
@@ -85,6 +85,9 @@ func (s *Server) dropFolders() error {
 		}
 		return os.RemoveAll(s.pipeDir(id))
 	})
+	each(filepath.Join(s.cfg.Run, "oci", "x"), func(name string) error {
+		return os.RemoveAll(filepath.Join(s.cfg.Run, "oci", "x", name))
+	})
 	return errors.Join(errs...)
 }
 
@@ -99,6 +102,10 @@ func (s *Server) recoverPods() error {
 			return err
 		}
 		p.spaces = sandbox.Find(s.nsDir(p.ID))
+		if p.executor, err = s.executor(p.Handler); err != nil {
+			// Its containers can still be removed, as everything but the program is known.
+			p.executor = s.unknownHandler(p.Handler)
+		}
 		if p.users, err = users(p.options()); err != nil {
 			return fmt.Errorf("sandbox %s: %w", p.ID, err)
 		}
@@ -121,7 +128,7 @@ func (s *Server) recoverPods() error {
 	return nil
 }
 
-func (s *Server) recoverContainer(c *container) {
+func (s *Server) recoverContainer(ctx context.Context, c *container) {
 	c.group = s.layout.Group(c.Cgroup)
 	img, err := s.images.Get(c.ImageID)
 	if err != nil {
@@ -134,7 +141,7 @@ func (s *Server) recoverContainer(c *container) {
 	case !c.Finished.IsZero():
 		close(c.exited)
 	case c.Started.IsZero():
-		s.recoverUnstarted(c)
+		s.recoverUnstarted(ctx, c)
 	default:
 		if err := s.takeUp(c); err != nil {
 			s.cfg.Log.Warn("a container's end was not seen", "container", c.ID, "reason", err)
@@ -146,11 +153,11 @@ func (s *Server) recoverContainer(c *container) {
 
 // recoverUnstarted deals with a container whose record knows no start. Were we
 // killed in the middle of one, its process may run, unrecorded: it is ended.
-func (s *Server) recoverUnstarted(c *container) {
+func (s *Server) recoverUnstarted(ctx context.Context, c *container) {
 	if err := c.group.Kill(); err != nil {
 		s.cfg.Log.Warn("killing a half-started container", "container", c.ID, "error", err)
 	}
-	if err := s.holder.Drop(c.ID); err != nil {
+	if err := errors.Join(c.pod.executor.Delete(ctx, c.ID), s.holder.Drop(c.ID)); err != nil {
 		s.cfg.Log.Warn("letting go of a half-started container", "container", c.ID, "error", err)
 	}
 }

@@ -19,9 +19,10 @@ import (
 const victimEnv = "KNARR_CONTAINER_TEST_VICTIM"
 
 type victimOrder struct {
-	Config Config
-	Pod    message[*runtimeapi.PodSandboxConfig]
-	Make   []message[*runtimeapi.ContainerConfig]
+	Config  Config
+	Handler string
+	Pod     message[*runtimeapi.PodSandboxConfig]
+	Make    []message[*runtimeapi.ContainerConfig]
 }
 
 func TestMain(m *testing.M) {
@@ -50,7 +51,7 @@ func victim(text string) error {
 	if err != nil {
 		return err
 	}
-	pod, err := s.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: order.Pod.m})
+	pod, err := s.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: order.Pod.m, RuntimeHandler: order.Handler})
 	if err != nil {
 		return err
 	}
@@ -68,8 +69,9 @@ func victim(text string) error {
 	select {}
 }
 
-func TestSurvivesKill(t *testing.T) {
-	f := newFixture(t)
+func TestSurvivesKill(t *testing.T) { survivesKill(t, newFixture(t)) }
+
+func survivesKill(t *testing.T, f *fixture) {
 	if err := f.Close(); err != nil { // the victim takes the folders over
 		t.Fatal(err)
 	}
@@ -87,7 +89,7 @@ func TestSurvivesKill(t *testing.T) {
 	cfg := f.cfg
 	cfg.Log = nil
 	order, err := json.Marshal(victimOrder{
-		Config: cfg, Pod: message[*runtimeapi.PodSandboxConfig]{f.podConfig(nil)},
+		Config: cfg, Handler: f.handler, Pod: message[*runtimeapi.PodSandboxConfig]{f.podConfig(nil)},
 		Make: []message[*runtimeapi.ContainerConfig]{
 			conf("lives", "i=0; while ! test -e /vol/end; do i=$((i+1)); echo $i; sleep 0.01; done; echo end", false),
 			conf("dies", "until test -e /vol/go; do sleep 0.01; done; echo bye; exit 42", false),

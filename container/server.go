@@ -17,6 +17,7 @@ import (
 	"knarr.dev/knarr/container/cgroup"
 	"knarr.dev/knarr/container/image"
 	"knarr.dev/knarr/container/oci"
+	"knarr.dev/knarr/container/oci/external"
 	"knarr.dev/knarr/container/sandbox"
 	"knarr.dev/knarr/container/snapshot"
 	"knarr.dev/knarr/container/stream"
@@ -43,7 +44,8 @@ type Server struct {
 	work sync.WaitGroup
 
 	ports    sync.Mutex // serialises mapPorts
-	tryShift sync.Once  // see shifts
+	external map[string]*external.Runtime
+	tryShift sync.Once // see shifts
 	canShift bool
 
 	mu         sync.RWMutex
@@ -81,8 +83,10 @@ func (s *Server) open() (err error) {
 			return err
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(s.cfg.Run, "c"), 0o711); err != nil {
-		return err
+	for _, d := range []string{"c", "oci/x"} {
+		if err := os.MkdirAll(filepath.Join(s.cfg.Run, d), 0o711); err != nil {
+			return err
+		}
 	}
 	if err := sandbox.Prepare(filepath.Join(s.cfg.Run, "ns")); err != nil {
 		return err
@@ -95,6 +99,10 @@ func (s *Server) open() (err error) {
 	}
 	if s.launcher, err = oci.NewLauncher(); err != nil {
 		return err
+	}
+	s.external = map[string]*external.Runtime{}
+	for name, h := range s.cfg.Handlers {
+		s.external[name] = external.New(name, h, filepath.Join(s.cfg.Run, "oci"), filepath.Join(s.cfg.Run, "c"), s.launcher)
 	}
 	if s.holder, err = oci.OpenHolder(filepath.Join(s.cfg.Run, "holder.sock"), s.placeHolder); err != nil {
 		return err

@@ -26,7 +26,7 @@ func (s *Server) spec(c *container) (*oci.Spec, error) {
 		},
 		ReadonlyRootfs: sec.GetReadonlyRootfs(), Privileged: sec.GetPrivileged(),
 		SharedMemory: c.pod.spaces.SharedMemory, Process: *proc, TTY: conf.GetTty(),
-		OOMScoreAdj: c.oomScore(), Users: c.pod.users,
+		OOMScoreAdj: c.oomScore(), Users: c.pod.users, Hostname: c.pod.config().GetHostname(),
 		Namespaces: oci.Namespaces{Network: c.pod.spaces.Network, IPC: c.pod.spaces.IPC, UTS: c.pod.spaces.UTS, Cgroup: !sec.GetPrivileged()},
 	}
 	if spec.Cwd == "" {
@@ -52,7 +52,7 @@ func (s *Server) spec(c *container) (*oci.Spec, error) {
 		return nil, err
 	}
 	for _, d := range conf.GetDevices() {
-		spec.Devices = append(spec.Devices, oci.Device{HostPath: d.GetHostPath(), Path: d.GetContainerPath()})
+		spec.Devices = append(spec.Devices, oci.Device{HostPath: d.GetHostPath(), Path: d.GetContainerPath(), Access: d.GetPermissions()})
 	}
 	return spec, nil
 }

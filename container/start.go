@@ -59,7 +59,7 @@ func (s *Server) start(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
-	child, err := s.launcher.Start(ctx, spec, stdio, c.group)
+	child, err := c.pod.executor.Start(ctx, spec, stdio, c.group)
 	closeAll(stdio.In, stdio.Out, stdio.Err)
 	if err != nil {
 		out.close()

@@ -44,7 +44,7 @@ func (s *Server) stop(ctx context.Context, c *container, grace time.Duration) er
 		if err != nil {
 			number = unix.SIGTERM
 		}
-		if err := child.Signal(number); err != nil {
+		if err := c.pod.executor.Signal(ctx, c.ID, child, number); err != nil {
 			return err
 		}
 		timer := time.NewTimer(grace)

@@ -144,6 +144,52 @@ func (g Group) Join(pid int) error {
 	return nil
 }
 
+// JoinThread moves the calling thread alone into the group's v1 hierarchies; see
+// oci.Cgroup.
+func (g Group) JoinThread() (leave func() error, err error) {
+	tid := strconv.Itoa(unix.Gettid())
+	data, err := os.ReadFile("/proc/thread-self/cgroup")
+	if err != nil {
+		return nil, fmt.Errorf("reading the control groups of this thread: %w", err)
+	}
+	was := threadGroups(string(data))
+	left := map[string]string{} // hierarchy to the thread's former group in it
+	leave = func() error {
+		var errs []error
+		for dir, path := range left {
+			errs = append(errs, os.WriteFile(filepath.Join(dir, path, "tasks"), []byte(tid), 0))
+		}
+		return errors.Join(errs...)
+	}
+	for _, controller := range slices.Concat(used[:], optional[:]) {
+		dir := g.layout.V1[controller]
+		if _, done := left[dir]; dir == "" || done {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(dir, g.path)); err != nil {
+			continue // an optional one that nobody asked for
+		}
+		if err := os.WriteFile(filepath.Join(dir, g.path, "tasks"), []byte(tid), 0); err != nil {
+			return nil, errors.Join(fmt.Errorf("moving a thread into %s: %w", filepath.Join(dir, g.path), err), leave())
+		}
+		left[dir] = was[controller]
+	}
+	return leave, nil
+}
+
+// threadGroups reads /proc/PID/cgroup, lines of the form "ID:CONTROLLERS:PATH".
+func threadGroups(text string) map[string]string {
+	groups := map[string]string{}
+	for line := range strings.Lines(text) {
+		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
+			for _, c := range strings.Split(f[1], ",") {
+				groups[c] = f[2]
+			}
+		}
+	}
+	return groups
+}
+
 // JoinAll moves pid into all of the group's hierarchies.
 func (g Group) JoinAll(pid int) error {
 	if d := g.v2(); d != "" {
@@ -204,11 +250,20 @@ func (g Group) Kill() error {
 	return nil
 }
 
+// everywhere are the group's folders in all hierarchies.
+func (g Group) everywhere() []string {
+	dirs := make([]string, len(g.layout.points))
+	for i, p := range g.layout.points {
+		dirs[i] = filepath.Join(p, g.path)
+	}
+	return dirs
+}
+
 // Remove removes the group, waiting for killed processes to leave it. A group
 // that is gone already is no error.
 func (g Group) Remove(ctx context.Context) error {
 	var errs []error
-	for _, d := range append(g.dirs(), g.optionalDirs()...) {
+	for _, d := range g.everywhere() {
 		if err := removeDir(ctx, d); err != nil {
 			errs = append(errs, err)
 		}
@@ -221,7 +276,7 @@ func (g Group) Remove(ctx context.Context) error {
 func (g Group) Prune(stop string) {
 	for p := g; p.path != "/" && p.path != clean(stop); p = p.Parent() {
 		left := false
-		for _, d := range append(p.dirs(), p.optionalDirs()...) {
+		for _, d := range p.everywhere() {
 			if err := unix.Rmdir(d); err != nil && !errors.Is(err, unix.ENOENT) {
 				left = true
 			}

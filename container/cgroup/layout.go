@@ -17,6 +17,9 @@ type Layout struct {
 	V1 map[string]string
 	// V2 is the mount point of the unified hierarchy, empty if there is none.
 	V2 string
+	// points are all mount points: other programs make groups of the same path in
+	// hierarchies that are not used here.
+	points []string
 }
 
 // used are the v1 controllers that every container joins; each costs a
@@ -48,10 +51,12 @@ func parseMounts(text string) Layout {
 		}
 		switch g[0] {
 		case "cgroup2":
+			l.points = append(l.points, f[4])
 			if l.V2 == "" {
 				l.V2 = f[4]
 			}
 		case "cgroup":
+			l.points = append(l.points, f[4])
 			for _, o := range strings.Split(g[2], ",") {
 				if _, dup := l.V1[o]; !dup && o != "rw" && o != "ro" && !strings.Contains(o, "=") {
 					l.V1[o] = f[4]

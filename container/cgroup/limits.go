@@ -28,16 +28,6 @@ type Limits struct {
 	Unified           map[string]string // v2 files, as they are
 }
 
-func (g Group) optionalDirs() []string {
-	var dirs []string
-	for _, c := range optional {
-		if d := g.v1(c); d != "" {
-			dirs = append(dirs, d)
-		}
-	}
-	return dirs
-}
-
 // file is one setting: the file's name and what to write.
 type file struct{ name, value string }
 

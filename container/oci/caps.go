@@ -53,6 +53,17 @@ next:
 	return set, nil
 }
 
+// CapNames are the names, with CAP_, of the capabilities in set.
+func CapNames(set uint64) []string {
+	names := []string{}
+	for i, n := range capNames {
+		if set&(1<<i) != 0 {
+			names = append(names, "CAP_"+n)
+		}
+	}
+	return names
+}
+
 // HasCap reports whether set holds the capability called name (without CAP_).
 func HasCap(set uint64, name string) bool {
 	want, err := ParseCaps([]string{name})

@@ -61,6 +61,23 @@ func Find(pid int, start uint64) (*Child, error) {
 	return &Child{PID: pid, StartTime: start, pidfd: os.NewFile(uintptr(fd), "pidfd")}, nil
 }
 
+// Open makes a Child of a process that cannot have ended and been collected yet:
+// one that waits to be started, or a child of this process.
+func Open(pid int) (*Child, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("opening process %d: %w", pid, err)
+	}
+	c, err := newChild(pid, fd)
+	if err != nil {
+		unix.Close(fd)
+	}
+	return c, err
+}
+
+// Terminal is the Console.
+func (c *Child) Terminal() *os.File { return c.Console }
+
 // File returns the pidfd; it stays the Child's.
 func (c *Child) File() *os.File { return c.pidfd }
 
@@ -86,6 +103,20 @@ func (c *Child) Signal(sig unix.Signal) error {
 		return fmt.Errorf("signalling process %d: %w", c.PID, sent)
 	}
 	return nil
+}
+
+// Ended reports whether the process has.
+func (c *Child) Ended() bool {
+	raw, err := c.pidfd.SyscallConn()
+	if err != nil {
+		return true
+	}
+	ended := false
+	_ = raw.Control(func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		ended = err == nil && n > 0
+	})
+	return ended
 }
 
 // UnknownExit is reported where the kernel no longer knows the exit status: a

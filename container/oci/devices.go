@@ -44,7 +44,7 @@ func (t *tree) devices() error {
 	}
 	list := t.spec.Devices
 	if t.spec.Privileged {
-		list = append(hostDevices(), list...)
+		list = append(HostDevices(), list...)
 	}
 	for _, d := range list {
 		if err := t.device(d); err != nil {
@@ -77,8 +77,8 @@ func (t *tree) device(d Device) error {
 	return err
 }
 
-// hostDevices lists the device nodes of the host, for privileged containers.
-func hostDevices() []Device {
+// HostDevices lists the device nodes of the host, for privileged containers.
+func HostDevices() []Device {
 	var list []Device
 	_ = filepath.WalkDir("/dev", func(p string, e os.DirEntry, err error) error {
 		if err != nil {
@@ -92,7 +92,7 @@ func hostDevices() []Device {
 			return nil
 		}
 		if e.Type()&os.ModeDevice != 0 && p != "/dev/console" {
-			list = append(list, Device{HostPath: p, Path: p})
+			list = append(list, Device{HostPath: p, Path: p, Access: "rwm"})
 		}
 		return nil
 	})

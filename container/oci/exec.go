@@ -10,6 +10,7 @@ import (
 
 // ExecSpec is a further process in a running container.
 type ExecSpec struct {
+	ID          string // of the container
 	Args, Env   []string
 	Cwd         string
 	Target      *Child // the container's first process
@@ -21,7 +22,7 @@ type ExecSpec struct {
 
 // Exec runs a further process in the container of spec.Target: its namespaces,
 // its root, its cgroups. With TTY the child's Console is the terminal's master.
-func (l *Launcher) Exec(ctx context.Context, spec *ExecSpec, stdio Stdio, cg Cgroup) (*Child, error) {
+func (l *Launcher) Exec(ctx context.Context, spec *ExecSpec, stdio Stdio, cg Cgroup) (Command, error) {
 	cfg := initConfig{
 		flags: flagSetns, cwd: spec.Cwd,
 		setns: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,

@@ -115,11 +115,7 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 // identity fills in the part of cfg that Start and Exec have in common.
 func (l *Launcher) identity(cfg *initConfig, p *Process, tty bool) {
 	cfg.uid, cfg.gid, cfg.groups, cfg.filter = p.UID, p.GID, p.Groups, p.Seccomp
-	cfg.caps = Caps{
-		Bounding: p.Caps.Bounding & l.caps, Effective: p.Caps.Effective & l.caps,
-		Inheritable: p.Caps.Inheritable & l.caps, Ambient: p.Caps.Ambient & l.caps,
-	}
-	cfg.nofile = min(l.nofile, 1<<20)
+	cfg.caps, cfg.nofile = l.Permitted(p.Caps), l.OpenFiles()
 	if p.NoNewPrivs {
 		cfg.flags |= flagNoNewPrivs
 	}

@@ -115,6 +115,42 @@ func overlay(r Rootfs) (int, error) {
 	return fd, nil
 }
 
+// MountRoot mounts a root file system on its Target, in the mount namespace of the
+// calling thread.
+func MountRoot(r Rootfs) error {
+	fd, err := overlay(r)
+	if err != nil {
+		return err
+	}
+	return PlaceMount(fd, r.Target)
+}
+
+// MountLayers mounts a read-only view of layers, the topmost first, on the host
+// folder target, in the mount namespace of the calling thread.
+func MountLayers(layers []string, target string) error {
+	s, err := mergeLayers(layers)
+	if err != nil {
+		return err
+	}
+	return PlaceMount(s.fd, target)
+}
+
+// MountCopy is a detached copy of what is mounted at host, which [PlaceMount] puts
+// elsewhere. It stays a peer of the original, in other mount namespaces too.
+func MountCopy(host string) (int, error) {
+	s, err := cloneSource(host, true)
+	return s.fd, err
+}
+
+// PlaceMount puts a detached mount on the host path target and closes it.
+func PlaceMount(fd int, target string) error {
+	defer unix.Close(fd)
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mounting on %s: %w", target, err)
+	}
+	return nil
+}
+
 // fsMessage reads the kernel's explanation, if there is one.
 func fsMessage(fs int) string {
 	buf := make([]byte, 512)

@@ -1,6 +1,9 @@
 package oci
 
-import "golang.org/x/sys/unix"
+import (
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
 
 // Spec is everything needed to start a container's first process.
 type Spec struct {
@@ -8,6 +11,8 @@ type Spec struct {
 	Args []string // Args[0] is looked up in Env's PATH when it holds no slash
 	Env  []string
 	Cwd  string // made when missing
+	// Hostname is the pod's; with a UTS namespace of [Namespaces] it is set there already.
+	Hostname string
 
 	Rootfs         Rootfs
 	Mounts         []Mount  // after the default ones, in this order
@@ -35,6 +40,9 @@ type Process struct {
 	Caps       Caps
 	NoNewPrivs bool
 	Seccomp    []byte // compiled by [CompileSeccomp]; empty: no filter
+	// Profile is what Seccomp was compiled from. Of the two an [Executor] uses the one
+	// that it understands, and callers need to set no other.
+	Profile *specs.LinuxSeccomp
 }
 
 // Caps are capability sets as bit masks, bit n standing for capability n.
@@ -68,6 +76,7 @@ type Mount struct {
 // Device is a device node of the host to be made in the container.
 type Device struct {
 	HostPath, Path string
+	Access         string // of the letters r, w and m; the control group is what enforces it
 }
 
 // CgroupMount shows a cgroup of the host in the container, read-only unless privileged.
@@ -89,11 +98,16 @@ const Private = "private"
 
 // Cgroup places a process. It is implemented by package cgroup.
 type Cgroup interface {
+	// Path is the cgroup's path below the root of each hierarchy.
+	Path() string
 	// Open returns a descriptor of the cgroup v2 folder for clone3, or -1
 	// where there is no v2 hierarchy, and a function that closes it.
 	Open() (fd int, release func(), err error)
 	// Join adds pid to the hierarchies that Open's descriptor does not cover.
 	Join(pid int) error
+	// JoinThread adds the calling thread alone to those hierarchies, so that what it
+	// forks begins there, and returns what moves it back.
+	JoinThread() (leave func() error, err error)
 }
 
 const noSetattr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
