@@ -2,6 +2,8 @@ package agent
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -28,8 +30,14 @@ func (p *pods) admit(n *node.Reporter) func(*corev1.Pod) *status.Terminal {
 		t := p.refuses(pod)
 		if t == nil {
 			others := p.others(pod)
-			if t = Admit(pod, others, n.Node()); t != nil && p.preempt(pod, others, n.Node(), t) {
+			have := p.without(n.Node())
+			if t = Admit(pod, others, have); t != nil && p.preempt(pod, others, have, t) {
 				t = nil
+			}
+		}
+		if t == nil && p.resources != nil {
+			if reason, message := p.resources.Admit(pod); reason != "" {
+				t = &status.Terminal{Phase: corev1.PodFailed, Reason: reason, Message: message}
 			}
 		}
 		if t == nil {
@@ -37,6 +45,24 @@ func (p *pods) admit(n *node.Reporter) func(*corev1.Pod) *status.Terminal {
 		}
 		return t
 	}
+}
+
+// without is the node without the resources that plugins share out: whether there is
+// enough of them is theirs to say.
+func (p *pods) without(n *corev1.Node) *corev1.Node {
+	if n == nil || p.managed == nil {
+		return n
+	}
+	managed, _ := p.managed()
+	if len(managed) == 0 {
+		return n
+	}
+	out := *n
+	out.Status.Allocatable = maps.Clone(n.Status.Allocatable)
+	for name := range managed {
+		out.Status.Allocatable[name] = *resource.NewQuantity(math.MaxInt32, resource.DecimalSI)
+	}
+	return &out
 }
 
 // preempt has pods that matter less give way to a critical one for which there is no

@@ -26,10 +26,12 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
 
+	"knarr.dev/knarr/agent/devices"
 	"knarr.dev/knarr/agent/eviction"
 	"knarr.dev/knarr/agent/images"
 	"knarr.dev/knarr/agent/metrics"
 	"knarr.dev/knarr/agent/node"
+	"knarr.dev/knarr/agent/plugins"
 	"knarr.dev/knarr/agent/pod"
 	"knarr.dev/knarr/agent/server"
 	"knarr.dev/knarr/agent/usage"
@@ -98,8 +100,11 @@ type Config struct {
 	ImageRoot string
 	// Users are the host's users for pods with user namespaces; zero: 65536 for each
 	// pod, from 65536 on.
-	Users  userns.Slots
-	Groups Groups // nil: the runtime keeps the pods' control groups
+	Users userns.Slots
+	// KubeletDir is where plugins and monitors look for a node's agent: below it are
+	// device-plugins, plugins_registry and pod-resources. Empty: there are no plugins.
+	KubeletDir string
+	Groups     Groups // nil: the runtime keeps the pods' control groups
 	// Listen serves the kubelet API; nil: it is not served.
 	Listen    net.Listener
 	TLS       *tls.Config // nil: plain HTTP, for tests
@@ -119,6 +124,8 @@ type Agent struct {
 	usage   *usage.Meter
 
 	pressure *pressure
+	devices  *devices.Manager  // nil: no plugins
+	plugins  *plugins.Registry // nil: no plugins
 }
 
 // New checks the configuration and wires an agent; it does nothing yet.
@@ -149,9 +156,12 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Observe != nil {
 		a.pressure.observe = cfg.Observe
 	}
+	if err := a.openPlugins(); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
 	a.node = node.New(node.Config{
 		Name: cfg.NodeName, Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, IPs: ips, PodCIDR: cfg.PodCIDR, Labels: cfg.NodeLabels,
-		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Pressure: a.pressure.has,
+		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Pressure: a.pressure.has, Extended: a.extended(),
 		Clock: cfg.Clock, Log: cfg.Log,
 	})
 	count := metrics.New(cfg.Version, cfg.Commit)
@@ -175,6 +185,7 @@ func New(cfg Config) (*Agent, error) {
 		a.deps.Groups = cfg.Groups
 	}
 	a.pods = newPods(a.deps, cfg.NodeName)
+	a.openResources()
 	a.pods.refuses = a.pressure.refuses
 	a.pods.files = newStatics(cfg.StaticPodPath, a.pods, a.node)
 	a.deps.Admit = a.pods.admit(a.node)
@@ -260,6 +271,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.pods.run(ctx, a.objects) })
 	g.Go(func() error { return a.collect(ctx) })
 	g.Go(func() error { return a.pressure.run(ctx) })
+	if a.devices != nil {
+		g.Go(func() error { return a.devices.Run(ctx) })
+		g.Go(func() error { return a.plugins.Run(ctx) })
+	}
 	if a.server != nil {
 		g.Go(func() error { return a.server.Serve(ctx, a.cfg.Listen, a.cfg.TLS) })
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"knarr.dev/knarr/agent/pod"
 	"knarr.dev/knarr/agent/podspec"
+	"knarr.dev/knarr/agent/resources"
 	"knarr.dev/knarr/agent/status"
 	"knarr.dev/knarr/agent/view"
 	"knarr.dev/knarr/client"
@@ -41,6 +43,10 @@ type pods struct {
 	files  *statics
 	// refuses says why the node takes no such pod at the moment; nil: it does.
 	refuses func(*corev1.Pod) *status.Terminal
+
+	resources *resources.Manager // nil: nothing is set aside for pods
+	// managed lists the resources that plugins share out; nil: there are none.
+	managed func() (capacity, allocatable corev1.ResourceList)
 
 	admission sync.Mutex
 	admitted  map[string]bool // pods that count against the node's resources
@@ -194,6 +200,7 @@ func (p *pods) orphans(ctx context.Context) {
 		known[string(o.GetUID())] = true
 		return true
 	})
+	p.forget(known)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for uid, v := range p.first {
@@ -205,6 +212,25 @@ func (p *pods) orphans(ctx context.Context) {
 		a.Deleted(obj)
 		p.start(uid, a)
 		delete(p.first, uid)
+	}
+}
+
+// forget takes back what was set aside for pods that are neither known nor run.
+func (p *pods) forget(known map[string]bool) {
+	if p.resources == nil {
+		return
+	}
+	keep := maps.Clone(known)
+	p.mu.Lock()
+	for uid := range p.first {
+		keep[uid] = true
+	}
+	p.mu.Unlock()
+	for uid := range p.all() {
+		keep[uid] = true
+	}
+	if err := p.resources.Keep(keep); err != nil {
+		p.deps.Log.Warn("what was set aside for pods that are gone stays taken until the next start", "error", err)
 	}
 }
 

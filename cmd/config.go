@@ -110,6 +110,9 @@ type NodeConfig struct {
 	// from 1s to 5m; empty: 5m.
 	MaxRestartPeriod string         `json:"maxContainerRestartPeriod,omitempty"`
 	UserNamespaces   UserNamespaces `json:"userNamespaces,omitzero"`
+	// KubeletDir is where plugins and monitors look for the node's agent; empty: the
+	// kubelet's /var/lib/kubelet for the instance knarr, kubelet in dataDir for others.
+	KubeletDir string `json:"kubeletDir,omitempty"`
 	// CNIConfDir and CNIBinDir are where that runtime looks for networks.
 	CNIConfDir string `json:"cniConfDir,omitempty"`
 	CNIBinDir  string `json:"cniBinDir,omitempty"`
@@ -212,7 +215,7 @@ func (c *Config) validate() error {
 	if len(c.Name) == 0 || len(c.Name) > 7 || len(utilvalidation.IsDNS1123Label(c.Name)) > 0 || strings.Contains(c.Name, "-") {
 		bad("name", c.Name, "must be 1 to 7 lower-case letters and digits")
 	}
-	for path, v := range map[string]string{"dataDir": c.DataDir, "runDir": c.RunDir} {
+	for path, v := range map[string]string{"dataDir": c.DataDir, "runDir": c.RunDir, "node.kubeletDir": c.kubeletDir()} {
 		if !filepath.IsAbs(v) {
 			bad(path, v, "must be an absolute path")
 		}

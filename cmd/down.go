@@ -161,6 +161,7 @@ func destroyNode(ctx context.Context, cfg *Config, l *slog.Logger) error {
 	if err := d.Destroy(ctx); err != nil {
 		return fmt.Errorf("data path: %w", err)
 	}
+	cfg.removeSockets()
 	return removeMounts(cfg)
 }
 

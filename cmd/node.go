@@ -184,7 +184,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		return fmt.Errorf("node.userNamespaces: %w", err)
 	}
 	a, err := agent.New(agent.Config{
-		Users:    users,
+		Users:    users, KubeletDir: n.cfg.kubeletDir(),
 		Eviction: short, MaxRestart: restart,
 		Groups: groups, ImageRoot: n.cfg.containerRoot(), StaticPodPath: n.cfg.Node.StaticPodPath, Commit: apiVersion().GitCommit,
 		NodeName: n.cfg.Node.Name, Client: acc.client, EachObject: acc.remote, CRI: conn,

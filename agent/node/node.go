@@ -53,6 +53,8 @@ type Config struct {
 	Info     corev1.NodeSystemInfo
 	Version  string
 	Port     int32 // of the kubelet API; 0: none
+	// Extended tells what plugins add to capacity and allocatable; nil: nothing.
+	Extended func() (capacity, allocatable corev1.ResourceList)
 	// Pressure tells what the node is short of; nil: nothing ever.
 	Pressure func() map[corev1.NodeConditionType]bool
 	Clock    clock.WithDelayedExecution

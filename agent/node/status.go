@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -40,6 +41,12 @@ func (r *Reporter) observe(ctx context.Context) corev1.NodeStatus {
 	s := corev1.NodeStatus{
 		Capacity: r.cfg.Capacity, Allocatable: r.allocatable, NodeInfo: r.cfg.Info,
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: r.cfg.Port}},
+	}
+	if r.cfg.Extended != nil {
+		more, free := r.cfg.Extended()
+		s.Capacity, s.Allocatable = s.Capacity.DeepCopy(), s.Allocatable.DeepCopy()
+		maps.Copy(s.Capacity, more)
+		maps.Copy(s.Allocatable, free)
 	}
 	s.NodeInfo.KubeletVersion = r.cfg.Version
 	for _, ip := range r.cfg.IPs {

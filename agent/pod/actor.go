@@ -30,6 +30,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
 
+	"knarr.dev/knarr/agent/grant"
 	"knarr.dev/knarr/agent/images"
 	"knarr.dev/knarr/agent/metrics"
 	"knarr.dev/knarr/agent/podspec"
@@ -52,6 +53,16 @@ type Groups interface {
 	Remove(ctx context.Context, path string) error
 }
 
+// Resources are what the node sets aside for containers: see package resources.
+type Resources interface {
+	// Grant is what a container is to have that is about to be made.
+	Grant(ctx context.Context, pod *corev1.Pod, container string) (*grant.Grant, error)
+	// Health says how the devices of a container fare.
+	Health(uid, container string) []corev1.ResourceStatus
+	// Release takes back what the pod has once nothing of it runs any more.
+	Release(uid string) error
+}
+
 // Deps are what actors share.
 type Deps struct {
 	Client        client.Interface
@@ -71,6 +82,7 @@ type Deps struct {
 	Drainer       Drainer        // nil: none
 	Groups        Groups         // nil: the runtime keeps them
 	Users         *userns.Holder // nil: pods cannot have user namespaces
+	Resources     Resources      // nil: the node sets nothing aside
 	// Admit refuses a pod that must not run here; nil result admits.
 	Admit func(*corev1.Pod) *status.Terminal
 	// Resizable says why the node has no room for the pod as it is wanted now; nil:
@@ -240,6 +252,9 @@ func (a *Actor) ObjectChanged() {
 		a.updateVolumes()
 	})
 }
+
+// Look has the actor look again at what it shows of its pod.
+func (a *Actor) Look() { a.box.post(func() {}) }
 
 // Evict ends the pod with a verdict.
 func (a *Actor) Evict(t status.Terminal) {

@@ -320,6 +320,13 @@ func (s *starting) config(ctx context.Context) (*runtimeapi.ContainerConfig, err
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		cfg.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[string(*c.Lifecycle.StopSignal)])
 	}
+	if s.d.Resources != nil {
+		g, err := s.d.Resources.Grant(ctx, pod, c.Name)
+		if err != nil {
+			return nil, err
+		}
+		g.Apply(cfg)
+	}
 	if err := os.MkdirAll(filepath.Join(podspec.LogDir(s.d.LogRoot, pod.Namespace, pod.Name, string(pod.UID)), c.Name), 0o755); err != nil {
 		return nil, fmt.Errorf("make the container's log directory: %w", err)
 	}

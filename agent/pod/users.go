@@ -56,9 +56,14 @@ func mapOwners(mounts []*runtimeapi.Mount, users *runtimeapi.UserNamespace) {
 	}
 }
 
-func (d *Deps) releaseUsers(uid string) error {
-	if d.Users == nil {
-		return nil
+// release gives back what the node has set aside for a pod of which nothing runs.
+func (d *Deps) release(uid string) error {
+	var errs []error
+	if d.Users != nil {
+		errs = append(errs, d.Users.Release(uid))
 	}
-	return d.Users.Release(uid)
+	if d.Resources != nil {
+		errs = append(errs, d.Resources.Release(uid))
+	}
+	return errors.Join(errs...)
 }

@@ -42,8 +42,13 @@ func (a *Actor) key() client.Key {
 
 // compute returns the status that the pod ought to show now.
 func (a *Actor) compute() corev1.PodStatus {
+	var health func(string) []corev1.ResourceStatus
+	if a.d.Resources != nil {
+		health = func(container string) []corev1.ResourceStatus { return a.d.Resources.Health(a.uid(), container) }
+	}
 	return status.Compute(status.Input{
-		Pod: a.basis(), View: a.view, Waiting: a.held(), Started: a.started, Ready: a.ready, Messages: a.messages,
+		Health: health,
+		Pod:    a.basis(), View: a.view, Waiting: a.held(), Started: a.started, Ready: a.ready, Messages: a.messages,
 		NodeIPs: a.d.NodeIPs, Terminal: a.terminal, Resize: a.resizing, Blocked: a.blocked(), Memory: a.d.Memory, Stopped: a.stopped, Now: a.d.Clock.Now(),
 	})
 }

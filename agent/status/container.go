@@ -21,6 +21,9 @@ func containerStatus(in Input, c *corev1.Container, old []corev1.ContainerStatus
 	}
 	st.Resources, st.AllocatedResources = resources(in, c, before)
 	st.VolumeMounts = mounts(c)
+	if in.Health != nil {
+		st.AllocatedResourcesStatus = in.Health(c.Name)
+	}
 
 	var list []*view.Container
 	if in.View != nil {

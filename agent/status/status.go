@@ -59,6 +59,8 @@ type Input struct {
 	Terminal *Terminal
 	Resize   Resize
 	Memory   int64 // of the node, bytes
+	// Health says how the devices fare that a container has; nil: it has none.
+	Health func(container string) []corev1.ResourceStatus
 	// Stopped: every container has ended and none will start again.
 	Stopped bool
 	Now     time.Time

@@ -1,8 +1,18 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"knarr.dev/knarr/agent/devices/devicetest"
 )
 
 // One cluster, what a node gives its pods beside a sandbox.
@@ -13,6 +23,7 @@ func TestNodeFeatures(t *testing.T) {
 		test func(*testing.T, *cluster)
 	}{
 		{"users of their own", ownUsers},
+		{"devices of plugins", pluginDevices},
 	} {
 		t.Run(sub.name, func(t *testing.T) {
 			own := *c
@@ -62,4 +73,72 @@ spec:
 		}
 	}
 	c.must("delete", "pod", "own-users")
+}
+
+// pluginDevices: a pod has the device that it asks for, also after its node's agent
+// was killed, and no other pod gets it.
+func pluginDevices(t *testing.T, c *cluster) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	dir := filepath.Join(c.data, "kubelet", "device-plugins")
+	p := &devicetest.Plugin{Resource: "example.com/zero", Answer: func(ids []string) *pluginapi.ContainerAllocateResponse {
+		return &pluginapi.ContainerAllocateResponse{Envs: map[string]string{"ZERO": ids[0]},
+			Devices: []*pluginapi.DeviceSpec{{HostPath: "/dev/fuse", ContainerPath: "/dev/" + ids[0], Permissions: "r"}}}
+	}}
+	p.Set(devicetest.Device("z0"), devicetest.Device("z1"))
+	register := func(allocatable int64) {
+		t.Helper()
+		if err := p.Register(ctx, dir); err != nil {
+			t.Fatal(err)
+		}
+		c.awaitNode(func(n *corev1.Node) bool {
+			q := n.Status.Allocatable["example.com/zero"]
+			return q.Value() == allocatable
+		})
+	}
+	p.Start(t, dir)
+	register(2)
+	apply := func(name string) {
+		c.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: ` + name + `}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: REGISTRY/tools:1
+    command: [sleep, "100000"]
+    resources: {limits: {example.com/zero: 1}}
+`)
+		c.awaitPod(name, "ready", ready)
+	}
+	apply("zero-a")
+	if out := c.must("exec", "zero-a", "--", "sh", "-c", "[ -c /dev/$ZERO ] && echo $ZERO; (: </dev/$ZERO) && echo read; (: >/dev/$ZERO) 2>/dev/null || echo refused"); out != "z0\nread\nrefused\n" {
+		t.Errorf("the device: %q", out)
+	}
+	c.kill()
+	c.up()
+	register(2)
+	apply("zero-b")
+	if out := c.must("exec", "zero-b", "--", "sh", "-c", "echo $ZERO"); out != "z1\n" {
+		t.Errorf("the second pod has device %q", out)
+	}
+	c.must("delete", "pod", "zero-a", "zero-b")
+}
+
+// awaitNode waits until the cluster's node is as wanted.
+func (c *cluster) awaitNode(ok func(*corev1.Node) bool) {
+	c.t.Helper()
+	var last *corev1.Node
+	c.eventually("the node as wanted", func() error {
+		n, err := c.client.CoreV1().Nodes().Get(context.Background(), "node-"+c.name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if last = n; !ok(n) {
+			return fmt.Errorf("its status is %+v", last.Status)
+		}
+		return nil
+	})
 }

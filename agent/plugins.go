@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"knarr.dev/knarr/agent/devices"
+	"knarr.dev/knarr/agent/plugins"
+	"knarr.dev/knarr/agent/resources"
+	"knarr.dev/knarr/agent/topology"
+)
+
+// Folders below [Config.KubeletDir], as kubelets have them.
+const (
+	devicePluginsDir = "device-plugins"
+	registryDir      = "plugins_registry"
+)
+
+// openPlugins prepares what plugins add to the node.
+func (a *Agent) openPlugins() (err error) {
+	if a.cfg.KubeletDir == "" {
+		return nil
+	}
+	a.devices, err = devices.New(devices.Config{
+		Dir: filepath.Join(a.cfg.KubeletDir, devicePluginsDir), File: filepath.Join(a.cfg.Root, "devices.json"),
+		Changed: a.devicesChanged, Clock: a.cfg.Clock, Log: a.cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	a.plugins = &plugins.Registry{
+		Dir: filepath.Join(a.cfg.KubeletDir, registryDir), Clock: a.cfg.Clock, Log: a.cfg.Log,
+		Handlers: map[string]plugins.Handler{registerapi.DevicePlugin: a.devices},
+	}
+	return nil
+}
+
+// openResources has the managers of exclusive resources decide about pods.
+func (a *Agent) openResources() {
+	if a.devices == nil {
+		return
+	}
+	m := resources.New(topology.Config{}, 1, nil, a.devices)
+	a.deps.Resources, a.pods.resources, a.pods.managed = m, m, a.devices.Capacity
+}
+
+// extended is what plugins add to the node's capacity; nil: there are none.
+func (a *Agent) extended() func() (capacity, allocatable corev1.ResourceList) {
+	if a.devices == nil {
+		return nil
+	}
+	return a.devices.Capacity
+}
+
+// devicesChanged has the node and the pods that use devices tell how these fare.
+func (a *Agent) devicesChanged(pods []string) {
+	a.node.Changed()
+	for _, uid := range pods {
+		if act := a.pods.actor(uid); act != nil {
+			act.Look()
+		}
+	}
+}
