@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -108,6 +109,67 @@ func TestHandlerStartFails(t *testing.T) {
 		}
 		if st := f.status(id); st.Reason != "StartError" || st.ExitCode != 128 {
 			t.Errorf("status is %v", st)
+		}
+	})
+}
+
+// What a handler cannot do is refused, not left out.
+func TestHandlerRefuses(t *testing.T) {
+	eachHandler(t, func(t *testing.T, f *fixture, handler string) {
+		pod, vol := f.sandbox(nil), t.TempDir()
+		for _, c := range []struct {
+			name   string
+			change func(*runtimeapi.ContainerConfig)
+			script string
+		}{
+			{"recursively read-only", func(c *runtimeapi.ContainerConfig) {
+				c.Mounts = []*runtimeapi.Mount{{HostPath: vol, ContainerPath: "/vol", Readonly: true, RecursiveReadOnly: true}}
+			}, "touch /vol/x || exit 0; exit 1"},
+			{"the host's processes", func(c *runtimeapi.ContainerConfig) {
+				c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_NODE
+			}, "test $$ -ne 1"},
+		} {
+			id := f.create(pod, c.script, c.change)
+			_, err := f.StartContainer(f.ctx(), &runtimeapi.StartContainerRequest{ContainerId: id})
+			switch {
+			case err == nil && f.wait(id).ExitCode != 0:
+				t.Errorf("%s: the container runs, and not as it was asked", c.name)
+			case err != nil && !strings.Contains(err.Error(), "runtime handler"):
+				t.Errorf("%s: %v", c.name, err)
+			case err != nil:
+				t.Log(err)
+			}
+		}
+		_, err := f.RunPodSandbox(f.ctx(), &runtimeapi.RunPodSandboxRequest{RuntimeHandler: handler, Config: f.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+			ids := []*runtimeapi.IDMapping{{ContainerId: 0, HostId: 1 << 20, Length: 1 << 16}}
+			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids}
+		})})
+		if err == nil || !strings.Contains(err.Error(), "has no user namespaces") {
+			t.Errorf("a pod with a user namespace: %v", err)
+		}
+	})
+}
+
+// Volumes are seen, propagated and read-only as asked.
+func TestHandlerVolumes(t *testing.T) {
+	eachHandler(t, func(t *testing.T, f *fixture, handler string) {
+		vol := t.TempDir()
+		if err := os.WriteFile(vol+"/file", []byte("text\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			script, want string
+			mount        *runtimeapi.Mount
+		}{
+			{"cat /vol/file; echo more > /vol/new; cat /vol/new", "text\nmore\n", &runtimeapi.Mount{HostPath: vol, ContainerPath: "/vol"}},
+			{"cat /vol/file; touch /vol/x 2>/dev/null || echo refused", "text\nrefused\n", &runtimeapi.Mount{HostPath: vol, ContainerPath: "/vol", Readonly: true}},
+			{"cat /etc/one", "text\n", &runtimeapi.Mount{HostPath: vol + "/file", ContainerPath: "/etc/one", Readonly: true}},
+			{"cat /img/etc/group | head -1; touch /img/x 2>/dev/null || echo refused", "root:x:0:\nrefused\n", &runtimeapi.Mount{Image: &runtimeapi.ImageSpec{Image: f.image}, ContainerPath: "/img", Readonly: true}},
+		} {
+			got := f.output(f.sandbox(nil), c.script, func(conf *runtimeapi.ContainerConfig) { conf.Mounts = []*runtimeapi.Mount{c.mount} })
+			if got != c.want {
+				t.Errorf("%s\nsays %q, not %q", c.script, got, c.want)
+			}
 		}
 	})
 }

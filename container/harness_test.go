@@ -40,6 +40,10 @@ type fixture struct {
 	n       int
 }
 
+// handlerEnv names the runtime handler that the tests run with: those of runc are a
+// wide net, though not every test is about what a handler can do.
+const handlerEnv = "KNARR_TEST_HANDLER"
+
 const busybox = "/bin/busybox"
 
 // newFixture needs root and a static busybox; without these it says so and skips.
@@ -56,7 +60,7 @@ func newFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{TB: t, logs: filepath.Join(dir, "logs")}
+	f := &fixture{TB: t, logs: filepath.Join(dir, "logs"), handler: os.Getenv(handlerEnv)}
 	f.cfg = Config{
 		Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), CgroupParent: filepath.Base(dir), StreamAddr: "127.0.0.1:0",
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),

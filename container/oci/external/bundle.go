@@ -14,7 +14,33 @@ import (
 	"knarr.dev/knarr/container/oci"
 )
 
-func writeBundle(dir string, s *specs.Spec) error {
+// config is the part of a bundle's configuration (config.json) that is used here:
+// specs.Spec would bring the descriptions of four more systems into the binary.
+type config struct {
+	Version  string         `json:"ociVersion"`
+	Process  *specs.Process `json:"process"`
+	Root     *specs.Root    `json:"root"`
+	Hostname string         `json:"hostname,omitempty"`
+	Mounts   []specs.Mount  `json:"mounts"`
+	Linux    linux          `json:"linux"`
+}
+
+type linux struct {
+	Namespaces        []specs.LinuxNamespace `json:"namespaces"`
+	Devices           []specs.LinuxDevice    `json:"devices,omitempty"`
+	CgroupsPath       string                 `json:"cgroupsPath,omitempty"`
+	Resources         *resources             `json:"resources,omitempty"`
+	Seccomp           *specs.LinuxSeccomp    `json:"seccomp,omitempty"`
+	RootfsPropagation string                 `json:"rootfsPropagation"`
+	MaskedPaths       []string               `json:"maskedPaths,omitempty"`
+	ReadonlyPaths     []string               `json:"readonlyPaths,omitempty"`
+}
+
+type resources struct {
+	Devices []specs.LinuxDeviceCgroup `json:"devices"`
+}
+
+func writeBundle(dir string, s *config) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("writing a bundle: %w", err)
@@ -24,12 +50,12 @@ func writeBundle(dir string, s *specs.Spec) error {
 
 // bundle says in the specification's terms what s asks for. Limits are not in it:
 // the control group has them already.
-func (r *Runtime) bundle(s *oci.Spec, dir, group string) *specs.Spec {
+func (r *Runtime) bundle(s *oci.Spec, dir, group string) *config {
 	p := r.process(&s.Process, s.Args, s.Env, s.Cwd, s.TTY)
-	b := &specs.Spec{
+	b := &config{
 		Version: "1.0.2", Process: p, Root: &specs.Root{Path: "rootfs", Readonly: s.ReadonlyRootfs},
 		Mounts: r.mounts(s, dir),
-		Linux: &specs.Linux{
+		Linux: linux{
 			Namespaces: namespaces(s.Namespaces), Seccomp: profile(s.Profile),
 			MaskedPaths: s.MaskedPaths, ReadonlyPaths: s.ReadonlyPaths, RootfsPropagation: propagation(s.Mounts),
 		},
@@ -54,7 +80,7 @@ func (r *Runtime) bundle(s *oci.Spec, dir, group string) *specs.Spec {
 	}
 	if !r.kind.placed {
 		b.Linux.CgroupsPath = group
-		b.Linux.Resources = &specs.LinuxResources{Devices: rules}
+		b.Linux.Resources = &resources{Devices: rules}
 	}
 	return b
 }

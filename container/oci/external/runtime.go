@@ -47,7 +47,7 @@ func New(name string, c Config, state, bundles string, host *oci.Launcher) *Runt
 
 // Start makes the container's bundle, creates and starts it.
 func (r *Runtime) Start(ctx context.Context, spec *oci.Spec, stdio oci.Stdio, cg oci.Cgroup) (*oci.Child, error) {
-	if err := r.check(spec); err != nil {
+	if err := r.check(ctx, spec); err != nil {
 		return nil, err
 	}
 	child, err := r.create(ctx, spec, stdio, cg)
@@ -65,7 +65,7 @@ func (r *Runtime) Start(ctx context.Context, spec *oci.Spec, stdio oci.Stdio, cg
 }
 
 // check refuses what the program would not do as it was asked.
-func (r *Runtime) check(s *oci.Spec) error {
+func (r *Runtime) check(ctx context.Context, s *oci.Spec) error {
 	switch {
 	case len(s.Args) == 0:
 		return errors.New("no command given: set one in the pod or in the image")
@@ -73,6 +73,11 @@ func (r *Runtime) check(s *oci.Spec) error {
 		return fmt.Errorf("runtime handler %q: pods with user namespaces are run by the default handler alone", r.name)
 	case r.kind.sandboxed && s.Namespaces.PID != oci.Private:
 		return fmt.Errorf("runtime handler %q: its containers cannot share processes, neither with each other nor with the host", r.name)
+	}
+	for _, m := range s.Mounts {
+		if m.RecursiveReadOnly && !r.Features(ctx).RecursiveReadOnly {
+			return fmt.Errorf("runtime handler %q: it cannot make %s read-only with all that is mounted on it: set recursiveReadOnly to IfPossible", r.name, m.Target)
+		}
 	}
 	return nil
 }
