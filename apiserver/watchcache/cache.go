@@ -58,8 +58,10 @@ const (
 	minRing = 256
 	maxRing = 65536
 	keepFor = 75 * time.Second
-	// muchPast events forgotten at once are worth giving memory back to the system.
-	muchPast = 4096
+	// muchPast events forgotten are worth giving memory back to the system, once no
+	// more follow within a trimPause.
+	muchPast  = 4096
+	trimPause = 2 * time.Second
 )
 
 // ErrEnded: what is watched is no longer served, or differently. The client
@@ -217,9 +219,9 @@ func (c *Cache) push(ev *Event, now time.Time) {
 }
 
 // trim forgets what has aged: push does so only when the next event comes, and
-// after a burst of writes it may never. It tells how many events it dropped and
-// whether more than minRing are left.
-func (c *Cache) trim(now time.Time) (drop int, long bool) {
+// after a burst of writes it may never. It tells how many events it dropped, and
+// when the next one ages: zero if none is to be forgotten.
+func (c *Cache) trim(now time.Time) (drop int, next time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.ring)-drop > minRing && now.Sub(c.ring[drop].at) > keepFor {
@@ -230,7 +232,10 @@ func (c *Cache) trim(now time.Time) (drop int, long bool) {
 		c.ring = append([]*Event(nil), c.ring[drop:]...)
 		c.first += drop
 	}
-	return drop, len(c.ring) > minRing
+	if len(c.ring) > minRing {
+		next = c.ring[0].at.Add(keepFor)
+	}
+	return drop, next
 }
 
 // Watcher is a cursor in a cache's events. Next must be called from one

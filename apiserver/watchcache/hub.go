@@ -280,9 +280,10 @@ func (h *Hub) Run(ctx context.Context) error {
 // has aged: the timer runs only while there is something to forget.
 func (h *Hub) follow(w store.Watcher) {
 	var aged <-chan time.Time
+	dropped := 0
 	for {
 		if aged == nil && h.long.Load() {
-			aged = time.After(keepFor)
+			aged = time.After(trimPause)
 		}
 		select {
 		case batch, ok := <-w.Events():
@@ -291,23 +292,34 @@ func (h *Hub) follow(w store.Watcher) {
 			}
 			h.batch(batch)
 		case <-aged:
+			n, next := h.trim()
+			dropped += n
 			aged = nil
-			h.long.Store(false)
-			dropped := 0
-			for _, c := range h.byStorage() {
-				n, long := c.trim(h.now())
-				dropped += n
-				if long {
-					h.long.Store(true)
-				}
+			if wait := max(next.Sub(h.now()), trimPause); !next.IsZero() {
+				aged = time.After(wait)
 			}
-			if dropped >= muchPast {
+			if dropped >= muchPast && (aged == nil || n == 0) {
 				// Most of the heap may just have become garbage, and at rest the
 				// next collection is minutes away.
 				debug.FreeOSMemory()
+				dropped = 0
 			}
 		}
 	}
+}
+
+// trim has every cache forget what has aged. It tells how many events that were,
+// and when the next one ages.
+func (h *Hub) trim() (dropped int, next time.Time) {
+	h.long.Store(false)
+	for _, c := range h.byStorage() {
+		n, at := c.trim(h.now())
+		dropped += n
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	return dropped, next
 }
 
 func (h *Hub) batch(events []store.Event) {

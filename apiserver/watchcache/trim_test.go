@@ -31,10 +31,10 @@ func TestTrimForgetsABurst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if drop, long := c.trim(start.Add(keepFor)); drop != 0 || !long || len(c.ring) != n {
+	if drop, next := c.trim(start.Add(keepFor)); drop != 0 || next != start.Add(keepFor) || len(c.ring) != n {
 		t.Fatalf("young events were forgotten: %d of %d left", len(c.ring), n)
 	}
-	if drop, long := c.trim(start.Add(keepFor + 1)); drop != n-minRing || long || len(c.ring) != minRing {
+	if drop, next := c.trim(start.Add(keepFor + 1)); drop != n-minRing || !next.IsZero() || len(c.ring) != minRing {
 		t.Fatalf("%d events left, want %d", len(c.ring), minRing)
 	}
 	if _, err := behind.Poll(); err != ErrExpired {
