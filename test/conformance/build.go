@@ -18,20 +18,24 @@ func (t tools) path(name string) string { return filepath.Join(string(t), name) 
 
 // buildTools compiles the suite and the programs of its images, which are Go
 // modules. The first time takes some minutes.
-func buildTools(ctx context.Context, dir string) (tools, error) {
+func buildTools(ctx context.Context, dir string, kubelet bool) (tools, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
 	stamp := fmt.Sprintf("-s -w -X k8s.io/component-base/version.gitVersion=%s -X k8s.io/client-go/pkg/version.gitVersion=%[1]s", release)
 	const build, test = "build", "test"
-	for _, p := range []struct{ name, verb, pkg string }{
+	programs := []struct{ name, verb, pkg string }{
 		{"e2e.test", test, "./suite"},
 		{"ginkgo", build, "github.com/onsi/ginkgo/v2/ginkgo"},
 		{"kubectl", build, "k8s.io/kubernetes/cmd/kubectl"},
 		{"agnhost", build, "k8s.io/kubernetes/test/images/agnhost"},
 		{"sample-apiserver", build, "k8s.io/sample-apiserver"},
 		{"etcd", build, "go.etcd.io/etcd/server/v3"},
-	} {
+	}
+	if kubelet {
+		programs = append(programs, struct{ name, verb, pkg string }{"kubelet", build, "k8s.io/kubernetes/cmd/kubelet"})
+	}
+	for _, p := range programs {
 		step("building %s", p.name)
 		args := []string{p.verb, "-trimpath", "-ldflags", stamp, "-o", filepath.Join(dir, p.name)}
 		if p.verb == test {
@@ -43,7 +47,7 @@ func buildTools(ctx context.Context, dir string) (tools, error) {
 			return "", fmt.Errorf("build %s: %w\n%s", p.pkg, err, out)
 		}
 	}
-	for name, source := range programs {
+	for name, source := range sources {
 		if err := compile(ctx, filepath.Join(dir, name), source); err != nil {
 			return "", err
 		}
@@ -51,8 +55,8 @@ func buildTools(ctx context.Context, dir string) (tools, error) {
 	return tools(dir), nil
 }
 
-// programs are the small C programs of images, by name.
-var programs = map[string]string{
+// sources are the small C programs of images, by name.
+var sources = map[string]string{
 	// Waits for a signal, and reaps as the first process of a pod must.
 	"pause": `#include <signal.h>
 #include <stdlib.h>

@@ -31,6 +31,7 @@ type options struct {
 	table            string
 	cache            string
 	keep, events     bool
+	kubelet          bool
 }
 
 func main() {
@@ -45,6 +46,7 @@ func main() {
 	flag.StringVar(&o.table, "table", "", "file to note the outcomes in, such as ../../docs/conformance.md; empty: none")
 	flag.StringVar(&o.cache, "cache", "../../.cache/conformance", "folder of built programs and of the run's output")
 	flag.BoolVar(&o.keep, "keep", false, "leave the cluster running until interrupted, to look at it")
+	flag.BoolVar(&o.kubelet, "kubelet", false, "have upstream's kubelet run the pods, on \"knarr runtime\"")
 	flag.BoolVar(&o.events, "json", false, "print the outcomes as go test -json does")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -76,7 +78,10 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("%s version: %w", o.knarr, err)
 	}
-	tools, err := buildTools(ctx, filepath.Join(o.cache, "bin"))
+	if o.kubelet {
+		o.nodes = 1
+	}
+	tools, err := buildTools(ctx, filepath.Join(o.cache, "bin"), o.kubelet)
 	if err != nil {
 		return err
 	}
@@ -102,6 +107,13 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer c.stop()
+	if o.kubelet {
+		k, err := startKubelet(ctx, o, tools, c, reg.address)
+		if err != nil {
+			return err
+		}
+		defer k.stop()
+	}
 	results, err := runSpecs(ctx, tools, c, chosen, o)
 	if err != nil {
 		return err
