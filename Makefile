@@ -14,7 +14,9 @@ SMALL   := k8s.io/kubectl k8s.io/cli-runtime sigs.k8s.io/kustomize k8s.io/client
 	github.com/google/gnostic-models github.com/google/cel-go github.com/antlr4-go/antlr github.com/grpc-ecosystem/grpc-gateway go.etcd.io/etcd/api/v3/etcdserverpb/gw \
 	k8s.io/apiextensions-apiserver k8s.io/kube-openapi/pkg/validation github.com/google/go-containerregistry github.com/vishvananda/netlink github.com/spf13 \
 	go.yaml.in/yaml gopkg.in/yaml.v3 k8s.io/apiserver google.golang.org/grpc github.com/cilium/ebpf k8s.io/cri-api k8s.io/kubelet github.com/prometheus k8s.io/component-base \
-	google.golang.org/protobuf github.com/gogo/protobuf go.opentelemetry.io github.com/json-iterator github.com/google/go-cmp github.com/BurntSushi/toml github.com/miekg/dns github.com/google/nftables github.com/emicklei github.com/fxamacker go.uber.org golang.org/x/net
+	google.golang.org/protobuf github.com/gogo/protobuf go.opentelemetry.io github.com/json-iterator github.com/google/go-cmp github.com/BurntSushi/toml github.com/miekg/dns github.com/google/nftables github.com/emicklei github.com/fxamacker go.uber.org golang.org/x/net \
+	golang.org/x/text golang.org/x/crypto k8s.io/metrics k8s.io/klog k8s.io/cri-streaming k8s.io/streaming k8s.io/component-helpers k8s.io/pod-security-admission github.com/cyphar github.com/docker github.com/go-jose github.com/moby \
+	sigs.k8s.io/apiserver-network-proxy github.com/opencontainers google.golang.org/genproto github.com/chai2010 go.etcd.io/etcd/client knarr.dev/knarr/agent knarr.dev/knarr/cmd knarr.dev/knarr/container knarr.dev/knarr/api
 
 .PHONY: build tools test bench bench-api linear clients upstream conformance record demo demo-clean generate lint setup clean
 
