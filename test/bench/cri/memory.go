@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// counts are what a runtime holds of the machine.
+type counts struct {
+	processes, pss         int // its own, those beside the containers included; KB
+	files, mounts, groups  int
+	namespaces, interfaces int
+}
+
+func (c counts) String() string {
+	return fmt.Sprintf("%d processes, %d descriptors, %d mounts, %d groups, %d network namespaces, %d links, %.1f MiB",
+		c.processes, c.files, c.mounts, c.groups, c.namespaces, c.interfaces, float64(c.pss)/1024)
+}
+
+// look counts now.
+func (d *driver) look() (counts, error) {
+	var c counts
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return c, err
+	}
+	spaces := map[string]bool{}
+	for _, p := range dirs {
+		if ns, err := os.Readlink(p + "/ns/net"); err == nil {
+			spaces[ns] = true
+		}
+		if !d.owns(p) {
+			continue
+		}
+		c.processes++
+		c.pss += pss(p)
+		if p == fmt.Sprintf("/proc/%d", d.proc.Process.Pid) {
+			files, err := os.ReadDir(p + "/fd")
+			if err != nil {
+				return c, err
+			}
+			c.files = len(files)
+		}
+	}
+	for _, f := range mounts() {
+		c.mounts++
+		if f[2] == "nsfs" {
+			spaces[f[1]] = true
+		}
+	}
+	for _, g := range groupDirs() {
+		c.groups += len(folders(g))
+	}
+	c.namespaces = len(spaces)
+	links, err := os.ReadDir("/sys/class/net")
+	c.interfaces = len(links)
+	return c, err
+}
+
+// owns tells whether the process is the runtime or stays beside containers for it:
+// the runtime itself, shims, holders and pause processes, but no container's own.
+func (d *driver) owns(proc string) bool {
+	if proc == fmt.Sprintf("/proc/%d", d.proc.Process.Pid) {
+		return true
+	}
+	cmd, err := os.ReadFile(proc + "/cmdline")
+	if err != nil || len(cmd) == 0 {
+		return false
+	}
+	if bytes.Contains(cmd, []byte(workload[1])) {
+		return false
+	}
+	if bytes.Contains(cmd, []byte(d.dir)) { // shims name their socket
+		return true
+	}
+	cg, err := os.ReadFile(proc + "/cgroup") // holders and pauses
+	return err == nil && (bytes.Contains(cg, []byte("/"+group+"/")) || bytes.Contains(cg, []byte("/"+group+"\n")))
+}
+
+// pss is the process' share of memory in KB.
+func pss(proc string) int {
+	b, err := os.ReadFile(proc + "/smaps_rollup")
+	if err != nil {
+		return 0 // it has ended
+	}
+	_, rest, _ := strings.Cut(string(b), "\nPss:")
+	f := strings.Fields(rest)
+	if len(f) == 0 {
+		return 0
+	}
+	n, _ := strconv.Atoi(f[0])
+	return n
+}
+
+// memory: what the runtime takes for each pod, its containers' own memory aside.
+func memory(ctx context.Context, o options, d *driver, note func(what, figure string)) error {
+	var pods []pod
+	base, err := d.look()
+	if err != nil {
+		return err
+	}
+	note("memory of the runtime without pods, MiB (PSS)", fmt.Sprintf("%.1f", float64(base.pss)/1024))
+	for _, n := range o.pods {
+		for len(pods) < n {
+			p, err := d.run(ctx)
+			if err != nil {
+				return errors.Join(err, d.removeAll(ctx, pods))
+			}
+			pods = append(pods, p)
+		}
+		c, err := d.look()
+		if err != nil {
+			return err
+		}
+		note(fmt.Sprintf("memory of runtime, shims, holders and pauses per pod at %d pods, MiB", n), fmt.Sprintf("%.2f", float64(c.pss-base.pss)/1024/float64(n)))
+		note(fmt.Sprintf("the same in all, and processes, at %d pods", n), fmt.Sprintf("%.0f MiB, %d", float64(c.pss)/1024, c.processes))
+	}
+	return d.removeAll(ctx, pods)
+}
+
+func (d *driver) removeAll(ctx context.Context, pods []pod) error {
+	var errs []error
+	for _, p := range pods {
+		errs = append(errs, d.remove(ctx, p.sandbox))
+	}
+	return errors.Join(errs...)
+}
+
+// workers is how many pods are made at a time by churn.
+const workers = 4
+
+// churn makes and removes many pods and tells what is left.
+func churn(ctx context.Context, o options, d *driver, note func(what, figure string)) error {
+	// The first pods make what stays for all.
+	for range workers {
+		p, err := d.run(ctx)
+		if err != nil {
+			return err
+		}
+		if err := d.remove(ctx, p.sandbox); err != nil {
+			return err
+		}
+	}
+	before, err := d.look()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(workers)
+	for range o.churn {
+		g.Go(func() error {
+			p, err := d.run(gctx)
+			if err != nil {
+				return err
+			}
+			return d.remove(gctx, p.sandbox)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	took := time.Since(begin)
+	// Links and namespaces go some time after their last process.
+	var after counts
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if after, err = d.look(); err != nil {
+			return err
+		}
+		if after.interfaces <= before.interfaces && after.namespaces <= before.namespaces {
+			break
+		}
+	}
+	note(fmt.Sprintf("%d pods made and removed, %d at a time, pods/s", o.churn, workers), fmt.Sprintf("%.1f", float64(o.churn)/took.Seconds()))
+	note("before them", before.String())
+	note("after them", after.String())
+	return nil
+}
