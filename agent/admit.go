@@ -91,6 +91,9 @@ func (p *pods) resizable(n *node.Reporter) func(*corev1.Pod) *status.Waiting {
 	return func(pod *corev1.Pod) *status.Waiting {
 		p.admission.Lock()
 		defer p.admission.Unlock()
+		if p.pinned != nil && p.pinned(string(pod.UID)) {
+			return &status.Waiting{Reason: corev1.PodReasonInfeasible, Message: "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy"}
+		}
 		return Resizable(pod, p.others(pod), n.Node())
 	}
 }

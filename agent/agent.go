@@ -104,7 +104,9 @@ type Config struct {
 	// KubeletDir is where plugins and monitors look for a node's agent: below it are
 	// device-plugins, plugins_registry and pod-resources. Empty: there are no plugins.
 	KubeletDir string
-	Groups     Groups // nil: the runtime keeps the pods' control groups
+	// Exclusive says which containers have CPUs and memory of their own.
+	Exclusive Exclusive
+	Groups    Groups // nil: the runtime keeps the pods' control groups
 	// Listen serves the kubelet API; nil: it is not served.
 	Listen    net.Listener
 	TLS       *tls.Config // nil: plain HTTP, for tests
@@ -126,6 +128,7 @@ type Agent struct {
 	pressure *pressure
 	devices  *devices.Manager  // nil: no plugins
 	plugins  *plugins.Registry // nil: no plugins
+	exclusive
 }
 
 // New checks the configuration and wires an agent; it does nothing yet.
@@ -156,12 +159,12 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Observe != nil {
 		a.pressure.observe = cfg.Observe
 	}
-	if err := a.openPlugins(); err != nil {
+	if err := errors.Join(a.openPlugins(), a.openExclusive()); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a.node = node.New(node.Config{
 		Name: cfg.NodeName, Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, IPs: ips, PodCIDR: cfg.PodCIDR, Labels: cfg.NodeLabels,
-		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Pressure: a.pressure.has, Extended: a.extended(),
+		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Pressure: a.pressure.has, Extended: a.extended(), Reserved: a.reserved(),
 		Clock: cfg.Clock, Log: cfg.Log,
 	})
 	count := metrics.New(cfg.Version, cfg.Commit)
@@ -271,6 +274,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.pods.run(ctx, a.objects) })
 	g.Go(func() error { return a.collect(ctx) })
 	g.Go(func() error { return a.pressure.run(ctx) })
+	if a.cpus != nil {
+		g.Go(func() error { return a.shareCPUs(ctx) })
+	}
 	if a.devices != nil {
 		g.Go(func() error { return a.devices.Run(ctx) })
 		g.Go(func() error { return a.plugins.Run(ctx) })

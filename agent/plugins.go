@@ -8,8 +8,6 @@ import (
 
 	"knarr.dev/knarr/agent/devices"
 	"knarr.dev/knarr/agent/plugins"
-	"knarr.dev/knarr/agent/resources"
-	"knarr.dev/knarr/agent/topology"
 )
 
 // Folders below [Config.KubeletDir], as kubelets have them.
@@ -35,15 +33,6 @@ func (a *Agent) openPlugins() (err error) {
 		Handlers: map[string]plugins.Handler{registerapi.DevicePlugin: a.devices},
 	}
 	return nil
-}
-
-// openResources has the managers of exclusive resources decide about pods.
-func (a *Agent) openResources() {
-	if a.devices == nil {
-		return
-	}
-	m := resources.New(topology.Config{}, 1, nil, a.devices)
-	a.deps.Resources, a.pods.resources, a.pods.managed = m, m, a.devices.Capacity
 }
 
 // extended is what plugins add to the node's capacity; nil: there are none.

@@ -45,6 +45,8 @@ type pods struct {
 	refuses func(*corev1.Pod) *status.Terminal
 
 	resources *resources.Manager // nil: nothing is set aside for pods
+	// pinned tells whether a pod has CPUs alone; nil: none does.
+	pinned func(uid string) bool
 	// managed lists the resources that plugins share out; nil: there are none.
 	managed func() (capacity, allocatable corev1.ResourceList)
 

@@ -104,8 +104,9 @@ type NodeConfig struct {
 	ImageEndpoint   string `json:"imageServiceEndpoint,omitempty"`
 	// StaticPodPath is a folder, or file, of manifests of pods that the node runs
 	// whatever the API says; empty: there are none.
-	StaticPodPath  string `json:"staticPodPath,omitempty"`
-	EvictionConfig `json:",inline"`
+	StaticPodPath   string `json:"staticPodPath,omitempty"`
+	EvictionConfig  `json:",inline"`
+	ExclusiveConfig `json:",inline"`
 	// MaxRestartPeriod bounds the back-off of containers that end again and again,
 	// from 1s to 5m; empty: 5m.
 	MaxRestartPeriod string         `json:"maxContainerRestartPeriod,omitempty"`
@@ -248,6 +249,9 @@ func (c *Config) validate() error {
 		}
 	}
 	if _, err := c.Node.EvictionConfig.config(); err != nil {
+		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
+	}
+	if _, err := c.Node.ExclusiveConfig.config(); err != nil {
 		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
 	}
 	if d, err := c.Node.maxRestart(); err != nil || d < 0 {

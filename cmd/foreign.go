@@ -44,7 +44,7 @@ func kubeletFlags(f *pflag.FlagSet) func(*Config) error {
 	conf := f.String("cni-conf-dir", d.CNIConfDir, "where that runtime looks for CNI networks")
 	bin := f.String("cni-bin-dir", d.CNIBinDir, "where that runtime looks for CNI plugins")
 	static := f.String("pod-manifest-path", "", "folder, or file, of pods that this node runs whatever the API says")
-	evict := evictionFlags(f)
+	evict, exclusive := evictionFlags(f), exclusiveFlags(f)
 	return func(cfg *Config) error {
 		for name, apply := range map[string]func(){
 			"container-runtime-endpoint": func() { cfg.Node.RuntimeEndpoint = *endpoint },
@@ -57,6 +57,7 @@ func kubeletFlags(f *pflag.FlagSet) func(*Config) error {
 				apply()
 			}
 		}
+		exclusive(cfg)
 		return evict(cfg)
 	}
 }

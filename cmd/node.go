@@ -183,8 +183,13 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 	if err != nil {
 		return fmt.Errorf("node.userNamespaces: %w", err)
 	}
+	exclusive, err := n.cfg.Node.ExclusiveConfig.config()
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
 	a, err := agent.New(agent.Config{
-		Users:    users, KubeletDir: n.cfg.kubeletDir(),
+		Exclusive: exclusive,
+		Users:     users, KubeletDir: n.cfg.kubeletDir(),
 		Eviction: short, MaxRestart: restart,
 		Groups: groups, ImageRoot: n.cfg.containerRoot(), StaticPodPath: n.cfg.Node.StaticPodPath, Commit: apiVersion().GitCommit,
 		NodeName: n.cfg.Node.Name, Client: acc.client, EachObject: acc.remote, CRI: conn,

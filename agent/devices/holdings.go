@@ -1,15 +1,12 @@
 package devices
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 
 	"google.golang.org/protobuf/proto"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"knarr.dev/knarr/agent/checkpoint"
 )
 
 // holdings are what containers hold, as the file has it.
@@ -63,44 +60,16 @@ func (h *holdings) used(resource, pod string, but func(container string) bool) m
 
 func load(path string) (holdings, error) {
 	h := holdings{}
-	b, err := os.ReadFile(path)
-	if err == nil {
-		if err = json.Unmarshal(b, &h); err != nil {
-			err = fmt.Errorf("%s: %w", path, err)
-		}
-	} else if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
+	err := checkpoint.Load(path, &h)
 	if h.Pods == nil {
 		h.Pods = map[string]map[string]map[string]*holding{}
 	}
 	return h, err
 }
 
-// save replaces the file; it is on the disk when save returns.
-func (h *holdings) save(path string) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("note which containers hold which devices: %w", err)
-		}
-	}()
-	b, err := json.Marshal(h)
-	if err != nil {
-		return err
+func (h *holdings) save(path string) error {
+	if err := checkpoint.Save(path, h); err != nil {
+		return fmt.Errorf("note which containers hold which devices: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return err
-	}
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(b); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return nil
 }

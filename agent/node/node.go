@@ -49,6 +49,8 @@ type Config struct {
 	PodCIDR  netip.Prefix // of the node's pods; invalid: the spec is left to others
 	Labels   map[string]string
 	Capacity corev1.ResourceList
+	// Reserved is kept back from pods; of memory at least what eviction needs is.
+	Reserved corev1.ResourceList
 	MaxPods  int
 	Info     corev1.NodeSystemInfo
 	Version  string
@@ -85,7 +87,7 @@ func New(cfg Config) *Reporter {
 	if _, ok := r.cfg.Capacity[corev1.ResourcePods]; !ok {
 		r.cfg.Capacity[corev1.ResourcePods] = quantity(int64(cfg.MaxPods))
 	}
-	r.allocatable = allocatable(r.cfg.Capacity)
+	r.allocatable = allocatable(r.cfg.Capacity, cfg.Reserved)
 	return r
 }
 

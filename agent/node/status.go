@@ -24,9 +24,17 @@ const (
 func quantity(n int64) resource.Quantity { return *resource.NewQuantity(n, resource.DecimalSI) }
 
 // allocatable is the capacity less what is kept back against pressure.
-func allocatable(capacity corev1.ResourceList) corev1.ResourceList {
+func allocatable(capacity, reserved corev1.ResourceList) corev1.ResourceList {
 	out := capacity.DeepCopy()
-	if q, ok := out[corev1.ResourceMemory]; ok && q.Value() > 2*memoryFloor {
+	for name, r := range reserved {
+		if q, ok := out[name]; ok && q.Cmp(r) > 0 {
+			q.Sub(r)
+			out[name] = q
+		} else if ok {
+			out[name] = *resource.NewQuantity(0, q.Format)
+		}
+	}
+	if q, ok := out[corev1.ResourceMemory]; ok && q.Value() > 2*memoryFloor && reserved.Memory().Value() < memoryFloor {
 		q.Sub(*resource.NewQuantity(memoryFloor, resource.BinarySI))
 		out[corev1.ResourceMemory] = q
 	}

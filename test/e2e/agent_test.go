@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -17,18 +18,23 @@ import (
 
 // One cluster, what a node gives its pods beside a sandbox.
 func TestNodeFeatures(t *testing.T) {
-	c := start(t)
+	// The last CPU is for who has it alone, the others are the system's.
+	last := runtime.NumCPU() - 1
+	c := startWith(t, func(dir string) string { return filepath.Join(dir, "data") },
+		"--cpu-manager-policy=static", fmt.Sprintf("--reserved-cpus=0-%d", max(last-1, 0)), "--topology-manager-policy=single-numa-node")
 	for _, sub := range []struct {
 		name string
 		test func(*testing.T, *cluster)
 	}{
 		{"users of their own", ownUsers},
 		{"devices of plugins", pluginDevices},
+		{"CPUs alone", ownCPUs},
 	} {
 		t.Run(sub.name, func(t *testing.T) {
-			own := *c
-			own.t = t
-			sub.test(t, &own)
+			whole := c.t
+			defer func() { c.t = whole }()
+			c.t = t
+			sub.test(t, c)
 		})
 	}
 }
@@ -141,4 +147,57 @@ func (c *cluster) awaitNode(ok func(*corev1.Node) bool) {
 		}
 		return nil
 	})
+}
+
+// ownCPUs: a container that has a CPU alone runs on it, and no other container does.
+func ownCPUs(t *testing.T, c *cluster) {
+	last := runtime.NumCPU() - 1
+	if last < 1 {
+		t.Skip("needs two CPUs: one is the system's")
+	}
+	manifest := `
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: REGISTRY/tools:1
+    command: [sleep, "100000"]
+    resources: {limits: LIMITS}
+`
+	runsOn := func(pod, want string) {
+		t.Helper()
+		c.eventually(pod+" on CPUs "+want, func() error {
+			out, err := c.kubectl("exec", pod, "--", "grep", "Cpus_allowed_list", "/proc/1/status")
+			if _, got, _ := strings.Cut(strings.TrimSpace(out), "\t"); err != nil || got != want {
+				return fmt.Errorf("it may use %q: %v", got, err)
+			}
+			return nil
+		})
+	}
+	all, rest, one := fmt.Sprintf("0-%d", last), fmt.Sprintf("0-%d", last-1), fmt.Sprint(last)
+	if last == 1 {
+		rest = "0"
+	}
+	apply := func(name, limits string) {
+		c.apply(strings.NewReplacer("NAME", name, "LIMITS", limits).Replace(manifest))
+		c.awaitPod(name, "ready", ready)
+	}
+	apply("shares", "{}")
+	runsOn("shares", all)
+	apply("alone", "{cpu: 1, memory: 64Mi}")
+	runsOn("alone", one)
+	runsOn("shares", rest)
+	c.kill()
+	c.up()
+	runsOn("alone", one)
+	c.apply(strings.NewReplacer("NAME", "second", "LIMITS", "{cpu: 1, memory: 64Mi}").Replace(strings.Replace(manifest, "spec:", "spec:\n  nodeName: node-"+c.name, 1)))
+	c.awaitPod("second", "refused", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+	c.must("delete", "pod", "alone", "second")
+	runsOn("shares", all)
+	apply("alone", "{cpu: 1, memory: 64Mi}")
+	runsOn("alone", one)
+	c.must("delete", "pod", "alone", "shares")
 }
