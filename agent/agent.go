@@ -280,6 +280,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.devices != nil {
 		g.Go(func() error { return a.devices.Run(ctx) })
 		g.Go(func() error { return a.plugins.Run(ctx) })
+		g.Go(func() error { return a.tellResources(ctx) })
 	}
 	if a.server != nil {
 		g.Go(func() error { return a.server.Serve(ctx, a.cfg.Listen, a.cfg.TLS) })

@@ -11,10 +11,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
 	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/agent/critest"
 	"knarr.dev/knarr/agent/devices/devicetest"
+	"knarr.dev/knarr/agent/plugins"
 	"knarr.dev/knarr/client"
 )
 
@@ -83,6 +85,15 @@ func TestPodsUseDevices(t *testing.T) {
 	const why = "Pod was rejected: Allocate failed due to requested number of devices unavailable for example.com/gpu. Requested: 2, Available: 1, which is unexpected"
 	if b.Status.Reason != "UnexpectedAdmissionError" || b.Status.Message != why {
 		t.Errorf("%s: %s", b.Status.Reason, b.Status.Message)
+	}
+	conn, err := plugins.Dial(filepath.Join(kubelet, "pod-resources/kubelet.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	told, err := podresourcesapi.NewPodResourcesListerClient(conn).Get(ctx, &podresourcesapi.GetPodResourcesRequest{PodName: "a", PodNamespace: "default"})
+	if err != nil || len(told.PodResources.Containers) != 1 || told.PodResources.Containers[0].Devices[0].DeviceIds[0] != "g0" {
+		t.Errorf("monitors are told %v, %v", told, err)
 	}
 	// What a pod has survives the agent; what is ill is told.
 	w.stop()

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
@@ -8,12 +9,14 @@ import (
 
 	"knarr.dev/knarr/agent/devices"
 	"knarr.dev/knarr/agent/plugins"
+	"knarr.dev/knarr/agent/podresources"
 )
 
 // Folders below [Config.KubeletDir], as kubelets have them.
 const (
 	devicePluginsDir = "device-plugins"
 	registryDir      = "plugins_registry"
+	podResourcesPath = "pod-resources/kubelet.sock"
 )
 
 // openPlugins prepares what plugins add to the node.
@@ -51,4 +54,21 @@ func (a *Agent) devicesChanged(pods []string) {
 			act.Look()
 		}
 	}
+}
+
+// tellResources serves monitors until ctx ends.
+func (a *Agent) tellResources(ctx context.Context) error {
+	cfg := podresources.Config{Pods: a.pods.snapshots, Devices: a.devices.Held, AllDevices: a.devices.All}
+	if a.cpus != nil {
+		cfg.CPUs, cfg.AllCPUs = a.cpus.Exclusive, a.cpus.Allocatable
+	}
+	if a.memory != nil {
+		cfg.Memory, cfg.AllMemory = a.memory.Held, a.memory.All
+	}
+	err := podresources.New(cfg).Serve(ctx, filepath.Join(a.cfg.KubeletDir, podResourcesPath))
+	if err != nil && ctx.Err() == nil {
+		a.cfg.Log.Error("monitors are not told which containers have which devices", "error", err)
+		<-ctx.Done()
+	}
+	return ctx.Err()
 }
