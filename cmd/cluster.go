@@ -29,6 +29,7 @@ import (
 	"knarr.dev/knarr/container/image"
 	"knarr.dev/knarr/datapath"
 	"knarr.dev/knarr/dns"
+	"knarr.dev/knarr/kit/lean"
 	"knarr.dev/knarr/store"
 )
 
@@ -275,8 +276,19 @@ func (c *cluster) whenReady(ctx context.Context, ready func()) error {
 		}
 	}
 	ready()
+	select {
+	case <-ctx.Done():
+	case <-time.After(restAfter):
+		if err := lean.Rest(); err != nil {
+			c.log.Warn("memory that only the start needed could not be given back", "error", err)
+		}
+	}
 	return nil
 }
+
+// restAfter is how long after it became usable a cluster has done all that only a
+// start does.
+const restAfter = 5 * time.Second
 
 // await blocks until an object of the cache satisfies done; false if ctx ended.
 func await(ctx context.Context, cache client.Cache, done func(client.Object) bool) bool {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sort"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/kit/lean"
 	"knarr.dev/knarr/store"
 )
 
@@ -301,7 +301,9 @@ func (h *Hub) follow(w store.Watcher) {
 			if dropped >= muchPast && (aged == nil || n == 0) {
 				// Most of the heap may just have become garbage, and at rest the
 				// next collection is minutes away.
-				debug.FreeOSMemory()
+				if err := lean.Rest(); err != nil {
+					h.log.Warn("memory could not be given back", "error", err)
+				}
 				dropped = 0
 			}
 		}
