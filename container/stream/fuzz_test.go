@@ -13,7 +13,6 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/cri-streaming/pkg/streaming"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 )
 
@@ -46,34 +45,29 @@ func (e echo) PortForward(_ context.Context, _ string, _ int32, s io.ReadWriteCl
 	return e.copy(s, s, nil)
 }
 
-var _ streaming.Runtime = echo{}
-
 // FuzzFrames sends arbitrary bytes after a good handshake, to each kind of
 // session over WebSocket and SPDY. A defect in a goroutine of the server would end
 // the process; the server must also go on answering.
 func FuzzFrames(f *testing.F) {
 	// As Listen makes it, but it waits for streams that never come only briefly.
 	l := httptest.NewUnstartedServer(nil)
-	conf := streaming.DefaultConfig
-	conf.StreamCreationTimeout, conf.StreamIdleTimeout = 20*time.Millisecond, 20*time.Millisecond
-	conf.BaseURL = &url.URL{Scheme: "http", Host: l.Listener.Addr().String()}
-	inner, err := streaming.NewServer(conf, echo{})
-	if err != nil {
-		f.Fatal(err)
-	}
-	l.Config.Handler = inner
+	host := l.Listener.Addr().String()
+	s := newServer("http://"+host, echo{}, timeouts{20 * time.Millisecond, 20 * time.Millisecond})
+	l.Config.Handler = s.http.Handler
 	l.Start()
 	f.Cleanup(l.CloseClientConnections)
-	s := &Server{Server: inner}
 	stdin := []byte{0x82, 0x83, 0, 0, 0, 0, 0, 'h', 'i'}
 	f.Add(uint8(0), stdin)
 	f.Add(uint8(1), append(stdin, 0x88, 0x80, 0, 0, 0, 0))
 	f.Add(uint8(2), []byte{0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0})
 	f.Add(uint8(3), []byte{0x80, 0x03, 0x00, 0x01, 0x00, 0x00, 0x00, 0x0a, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0})
 	f.Add(uint8(3), []byte{0x80, 0x03, 0x00, 0x06, 0x00, 0x00, 0x00, 0x04, 0, 0, 0, 1})
+	f.Add(uint8(6), stdin)
+	f.Add(uint8(7), []byte{0x82, 0x82, 0, 0, 0, 0, 0xff, 0})
+	f.Add(uint8(8), []byte{0x82, 0x84, 0, 0, 0, 0, 0x80, 0x03, 0, 1})
 	f.Add(uint8(5), []byte{0x00, 0x00, 0x00, 0x01, 0x01, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, kind uint8, frames []byte) {
-		c, err := net.Dial("tcp", conf.BaseURL.Host)
+		c, err := net.Dial("tcp", host)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +75,7 @@ func FuzzFrames(f *testing.F) {
 		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.WriteString(c, handshake(s.addr(t, kind%3), kind%6 < 3, kind%3 == 2)); err != nil {
+		if _, err := io.WriteString(c, handshake(s.addr(t, kind%3), form(kind/3%3), kind%3 == 2)); err != nil {
 			t.Fatal(err)
 		}
 		if err := switched(c); err != nil {
@@ -92,7 +86,7 @@ func FuzzFrames(f *testing.F) {
 		// The server answers, closes its end, or waits for more; which, does not matter.
 		_ = c.SetReadDeadline(time.Now().Add(patience))
 		_, _ = io.Copy(io.Discard, c)
-		if resp, err := http.Get("http://" + conf.BaseURL.Host + "/no/such"); err != nil {
+		if resp, err := http.Get("http://" + host + "/no/such"); err != nil {
 			t.Errorf("the server does not answer after %q: %v", frames, err)
 		} else {
 			resp.Body.Close()
@@ -131,19 +125,31 @@ func (s *Server) addr(t *testing.T, kind uint8) *url.URL {
 	return u
 }
 
-func handshake(u *url.URL, websocket, forward bool) string {
-	if websocket {
-		protocol := "v4.channel.k8s.io"
-		if forward {
-			protocol, u.RawQuery = "v4.channel.k8s.io", "port=80"
-		}
-		return fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: %s\r\n\r\n", u.RequestURI(), u.Host, protocol)
-	}
+// form is how a client wraps its streams.
+type form uint8
+
+const (
+	webSocket form = iota // version 4
+	spdy
+	webSocketV5 // for ports: SPDY inside
+)
+
+func handshake(u *url.URL, as form, forward bool) string {
 	protocol := "v4.channel.k8s.io"
-	if forward {
+	switch {
+	case as == webSocketV5 && forward:
+		protocol = "SPDY/3.1+portforward.k8s.io"
+	case as == webSocketV5:
+		protocol = "v5.channel.k8s.io"
+	case as == spdy && forward:
 		protocol = "portforward.k8s.io"
+	case forward:
+		u.RawQuery = "port=80"
 	}
-	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: %s\r\nContent-Length: 0\r\n\r\n", u.RequestURI(), u.Host, protocol)
+	if as == spdy {
+		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: %s\r\nContent-Length: 0\r\n\r\n", u.RequestURI(), u.Host, protocol)
+	}
+	return fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: %s\r\n\r\n", u.RequestURI(), u.Host, protocol)
 }
 
 // switched reads the answer to a handshake, and no byte more.
