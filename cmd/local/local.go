@@ -34,6 +34,8 @@ type Server struct {
 	Now      func() time.Time
 	// Extensions, if set, reaches what extension servers serve.
 	Extensions *Extensions
+
+	feeds feeds
 }
 
 // Client acts as one component.
