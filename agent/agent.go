@@ -34,6 +34,7 @@ import (
 	"knarr.dev/knarr/agent/plugins"
 	"knarr.dev/knarr/agent/pod"
 	"knarr.dev/knarr/agent/server"
+	"knarr.dev/knarr/agent/shutdown"
 	"knarr.dev/knarr/agent/usage"
 	"knarr.dev/knarr/agent/userns"
 	"knarr.dev/knarr/agent/volumes"
@@ -104,6 +105,11 @@ type Config struct {
 	// KubeletDir is where plugins and monitors look for a node's agent: below it are
 	// device-plugins, plugins_registry and pod-resources. Empty: there are no plugins.
 	KubeletDir string
+	// ShutdownPeriods are the times in which pods end before the machine does, by
+	// priority; nil: the machine does not wait. Inhibitor reaches what has it wait; nil:
+	// there is nothing.
+	ShutdownPeriods []shutdown.Period
+	Inhibitor       func(ctx context.Context) (Inhibitor, error)
 	// Exclusive says which containers have CPUs and memory of their own.
 	Exclusive Exclusive
 	Groups    Groups // nil: the runtime keeps the pods' control groups
@@ -129,6 +135,7 @@ type Agent struct {
 	devices  *devices.Manager  // nil: no plugins
 	plugins  *plugins.Registry // nil: no plugins
 	exclusive
+	ending ending
 }
 
 // New checks the configuration and wires an agent; it does nothing yet.
@@ -164,7 +171,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.node = node.New(node.Config{
 		Name: cfg.NodeName, Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, IPs: ips, PodCIDR: cfg.PodCIDR, Labels: cfg.NodeLabels,
-		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Pressure: a.pressure.has, Extended: a.extended(), Reserved: a.reserved(),
+		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Pressure: a.pressure.has, Ending: a.ending.going.Load, Extended: a.extended(), Reserved: a.reserved(),
 		Clock: cfg.Clock, Log: cfg.Log,
 	})
 	count := metrics.New(cfg.Version, cfg.Commit)
@@ -189,7 +196,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.pods = newPods(a.deps, cfg.NodeName)
 	a.openResources()
-	a.pods.refuses = a.pressure.refuses
+	a.pods.refuses = a.refuses
 	a.pods.files = newStatics(cfg.StaticPodPath, a.pods, a.node)
 	a.deps.Admit = a.pods.admit(a.node)
 	a.deps.Resizable = a.pods.resizable(a.node)
@@ -274,6 +281,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.pods.run(ctx, a.objects) })
 	g.Go(func() error { return a.collect(ctx) })
 	g.Go(func() error { return a.pressure.run(ctx) })
+	g.Go(func() error { return a.inhibit(ctx) })
 	if a.cpus != nil {
 		g.Go(func() error { return a.shareCPUs(ctx) })
 	}

@@ -68,7 +68,7 @@ func newWorld(t testing.TB, opts ...option) *world {
 }
 
 // run starts an agent; the returned function and the end of the test stop it.
-func (w *world) run() {
+func (w *world) run() *Agent {
 	w.t.Helper()
 	a, err := New(w.cfg)
 	if err != nil {
@@ -87,6 +87,7 @@ func (w *world) run() {
 		})
 	}
 	w.t.Cleanup(w.stop)
+	return a
 }
 
 // pod creates a pod that is bound to the node.

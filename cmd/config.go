@@ -107,6 +107,7 @@ type NodeConfig struct {
 	StaticPodPath   string `json:"staticPodPath,omitempty"`
 	EvictionConfig  `json:",inline"`
 	ExclusiveConfig `json:",inline"`
+	ShutdownConfig  `json:",inline"`
 	// MaxRestartPeriod bounds the back-off of containers that end again and again,
 	// from 1s to 5m; empty: 5m.
 	MaxRestartPeriod string         `json:"maxContainerRestartPeriod,omitempty"`
@@ -249,6 +250,9 @@ func (c *Config) validate() error {
 		}
 	}
 	if _, err := c.Node.EvictionConfig.config(); err != nil {
+		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
+	}
+	if _, err := c.Node.ShutdownConfig.periods(); err != nil {
 		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
 	}
 	if _, err := c.Node.ExclusiveConfig.config(); err != nil {

@@ -23,6 +23,7 @@ import (
 func downCommand() *cobra.Command {
 	c := &cobra.Command{Use: "down", Short: "Stop a cluster and remove every trace of it from this machine", Args: cobra.NoArgs}
 	load := runningFlags(c)
+	graceful := c.Flags().Bool("graceful", false, "end the pods in order before, within the node's shutdownGracePeriod (30s if it has none)")
 	keep := c.Flags().Bool("keep-data", false, "keep the data directory: the next up has the same objects and images")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, err := load()
@@ -31,6 +32,11 @@ func downCommand() *cobra.Command {
 		}
 		if os.Geteuid() != 0 {
 			return errors.New("knarr down must run as root")
+		}
+		if *graceful {
+			if err := endProcess(c.Context(), cfg, unix.SIGPWR, cfg.Node.within()); err != nil {
+				return err
+			}
 		}
 		return down(c.Context(), cfg, *keep, c.OutOrStdout())
 	}
@@ -107,6 +113,12 @@ func isKnarr(pid int) bool {
 }
 
 func stopProcess(ctx context.Context, cfg *Config) error {
+	return endProcess(ctx, cfg, unix.SIGTERM, stopTimeout)
+}
+
+// endProcess asks the process by a signal to end, and kills it when it has not within
+// the time.
+func endProcess(ctx context.Context, cfg *Config, sig unix.Signal, within time.Duration) error {
 	pid := cfg.process()
 	if pid == 0 {
 		return nil
@@ -119,12 +131,12 @@ func stopProcess(ctx context.Context, cfg *Config) error {
 		return fmt.Errorf("watch process %d: %w", pid, err)
 	}
 	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("stop process %d: %w", pid, err)
 	}
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {
-		n, err := unix.Poll(poll, int(stopTimeout.Milliseconds()))
+		n, err := unix.Poll(poll, int(within.Milliseconds()))
 		switch {
 		case errors.Is(err, syscall.EINTR):
 			continue

@@ -44,7 +44,7 @@ func kubeletFlags(f *pflag.FlagSet) func(*Config) error {
 	conf := f.String("cni-conf-dir", d.CNIConfDir, "where that runtime looks for CNI networks")
 	bin := f.String("cni-bin-dir", d.CNIBinDir, "where that runtime looks for CNI plugins")
 	static := f.String("pod-manifest-path", "", "folder, or file, of pods that this node runs whatever the API says")
-	evict, exclusive := evictionFlags(f), exclusiveFlags(f)
+	evict, exclusive, shutdown := evictionFlags(f), exclusiveFlags(f), shutdownFlags(f)
 	return func(cfg *Config) error {
 		for name, apply := range map[string]func(){
 			"container-runtime-endpoint": func() { cfg.Node.RuntimeEndpoint = *endpoint },
@@ -58,6 +58,7 @@ func kubeletFlags(f *pflag.FlagSet) func(*Config) error {
 			}
 		}
 		exclusive(cfg)
+		shutdown(cfg)
 		return evict(cfg)
 	}
 }

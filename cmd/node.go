@@ -187,7 +187,12 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 	if err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
+	ends, err := n.cfg.Node.ShutdownConfig.periods()
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
 	a, err := agent.New(agent.Config{
+		ShutdownPeriods: ends, Inhibitor: inhibitor(),
 		Exclusive: exclusive,
 		Users:     users, KubeletDir: n.cfg.kubeletDir(),
 		Eviction: short, MaxRestart: restart,
@@ -207,6 +212,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 	}
 	g.Go(func() error { return nw.Run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
+	g.Go(func() error { return n.runShutdown(ctx, a) })
 	return nil
 }
 

@@ -210,7 +210,7 @@ func (n *furtherNode) run(ctx context.Context, usable <-chan struct{}) error {
 	for pause := firstRespawn; ; pause = min(2*pause, maxRespawn) {
 		start := time.Now()
 		err := n.once(ctx, usable)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || err == nil { // it ended in order, as it was asked to
 			return nil
 		}
 		if time.Since(start) > settled {
@@ -298,10 +298,15 @@ func (c *Config) startedNodes() []string {
 	return files
 }
 
+// startedNode is where a further node is.
+func (c *Config) startedNode(name string) *Config {
+	return &Config{DataDir: filepath.Join(c.DataDir, "nodes", name), RunDir: filepath.Join(c.nodesDir(), name), Node: NodeConfig{Name: name}}
+}
+
 // downNode removes a further node: in its own namespace, by the command that
 // removes an instance, then the namespace and with it the link.
 func (c *Config) downNode(ctx context.Context, name string, keepData bool) error {
-	n := &furtherNode{cfg: &Config{DataDir: filepath.Join(c.DataDir, "nodes", name), RunDir: filepath.Join(c.nodesDir(), name), Node: NodeConfig{Name: name}}, dir: c.nodesDir()}
+	n := &furtherNode{cfg: c.startedNode(name), dir: c.nodesDir()}
 	if _, err := os.Stat(n.cfg.startedFile()); err == nil {
 		if err := n.down(ctx, c.Name, keepData); err != nil {
 			return fmt.Errorf("node %s: %w", name, err)

@@ -59,8 +59,10 @@ type Config struct {
 	Extended func() (capacity, allocatable corev1.ResourceList)
 	// Pressure tells what the node is short of; nil: nothing ever.
 	Pressure func() map[corev1.NodeConditionType]bool
-	Clock    clock.WithDelayedExecution
-	Log      *slog.Logger
+	// Ending tells whether the machine is about to go down; nil: it never is.
+	Ending func() bool
+	Clock  clock.WithDelayedExecution
+	Log    *slog.Logger
 }
 
 // Reporter keeps the Node object. Make one with New.

@@ -67,7 +67,7 @@ func (r *Reporter) observe(ctx context.Context) corev1.NodeStatus {
 	s.Images = r.images(ctx)
 	runtime, err := r.cfg.CRI.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
 	s.RuntimeHandlers, s.Features = features(runtime)
-	s.Conditions = append(r.pressures(), ready(runtime, err))
+	s.Conditions = append(r.pressures(), ready(runtime, err, r.cfg.Ending != nil && r.cfg.Ending()))
 	return s
 }
 
@@ -115,8 +115,9 @@ func (r *Reporter) pressures() []corev1.NodeCondition {
 	}
 }
 
-// ready tells from the runtime's answer whether it and its network are.
-func ready(resp *runtimeapi.StatusResponse, err error) corev1.NodeCondition {
+// ready tells from the runtime's answer whether it and its network are, and whether
+// the machine is there to stay.
+func ready(resp *runtimeapi.StatusResponse, err error, ending bool) corev1.NodeCondition {
 	c := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
 	var problems []string
 	if err != nil {
@@ -130,6 +131,9 @@ func ready(resp *runtimeapi.StatusResponse, err error) corev1.NodeCondition {
 		case rc.Type == "RuntimeReady":
 			problems = append(problems, "container runtime not ready: RuntimeReady=false reason:"+rc.Reason+" message:"+rc.Message)
 		}
+	}
+	if ending {
+		problems = append(problems, "node is shutting down")
 	}
 	if len(problems) > 0 {
 		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "KubeletNotReady", "["+strings.Join(problems, ", ")+"]"

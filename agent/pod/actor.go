@@ -163,7 +163,8 @@ type snapshot struct {
 	pod    *corev1.Pod
 	view   *view.Pod
 	status corev1.PodStatus
-	// changed is closed and replaced when view is.
+	over   bool // nothing runs, nothing will, and the API shows it
+	// changed is closed and replaced when view or over is.
 	changed chan struct{}
 }
 
@@ -275,6 +276,14 @@ func (a *Actor) Snapshot() (*corev1.Pod, *view.Pod) {
 	return &pod, a.shared.view
 }
 
+// Over tells whether nothing of the pod runs any more and the API shows it; Changed
+// tells of it.
+func (a *Actor) Over() bool {
+	a.shared.mu.Lock()
+	defer a.shared.mu.Unlock()
+	return a.shared.over
+}
+
 // Changed returns a channel that is closed when the pod's containers change.
 func (a *Actor) Changed() <-chan struct{} {
 	a.shared.mu.Lock()
@@ -334,7 +343,20 @@ func (a *Actor) sync() {
 	if a.stopping {
 		a.finish()
 	}
+	a.settle()
 	a.arm()
+}
+
+// settle tells others once nothing of the pod runs any more and the API shows it.
+func (a *Actor) settle() {
+	over := a.removed || a.stopped && (a.acked || a.gone)
+	a.shared.mu.Lock()
+	defer a.shared.mu.Unlock()
+	if a.shared.over != over {
+		a.shared.over = over
+		close(a.shared.changed)
+		a.shared.changed = make(chan struct{})
+	}
 }
 
 // do starts a task unless it is under way. fn runs outside the actor; what it

@@ -3,8 +3,10 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -200,4 +202,43 @@ spec:
 	apply("alone", "{cpu: 1, memory: 64Mi}")
 	runsOn("alone", one)
 	c.must("delete", "pod", "alone", "shares")
+}
+
+// A graceful end gives pods their time, and the API shows why they ended; what is
+// kept can be started again.
+func TestGracefulShutdown(t *testing.T) {
+	c := start(t)
+	c.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: polite}
+spec:
+  containers:
+  - name: c
+    image: REGISTRY/tools:1
+    command: [sh, -c, "trap 'echo -n bye >/dev/termination-log; exit 3' TERM; sleep 100000 & wait"]
+`)
+	c.awaitPod("polite", "ready", ready)
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"down", "--graceful", "--keep-data"}, c.args...)
+	if out, err := exec.Command(bin, args...).CombinedOutput(); err != nil {
+		t.Fatalf("knarr down --graceful: %v\n%s", err, out)
+	}
+	<-c.exited
+	c.up()
+	p := c.awaitPod("polite", "ended", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+	if p.Status.Reason != "Terminated" || p.Status.Message != "Pod was terminated in response to imminent node shutdown." {
+		t.Errorf("%s: %s", p.Status.Reason, p.Status.Message)
+	}
+	if end := p.Status.ContainerStatuses[0].State.Terminated; end == nil || end.ExitCode != 3 || end.Message != "bye" {
+		t.Errorf("the container's end: %+v", p.Status.ContainerStatuses[0].State)
+	}
+	c.awaitNode(func(n *corev1.Node) bool {
+		return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		})
+	})
 }
