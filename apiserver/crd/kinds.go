@@ -77,9 +77,14 @@ func keepStatus(obj, old kind.Object) {
 func onlyStatus(obj, old kind.Object) {
 	u := obj.(*unstructured.Unstructured)
 	status, ok := u.Object["status"]
-	managed, revision := u.GetManagedFields(), u.GetResourceVersion()
+	managed, has, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", "managedFields")
+	revision := u.GetResourceVersion()
 	u.Object = old.DeepCopyObject().(*unstructured.Unstructured).Object
-	u.SetManagedFields(managed)
+	if meta, is := u.Object["metadata"].(map[string]any); is && has {
+		meta["managedFields"] = managed
+	} else if is {
+		delete(meta, "managedFields")
+	}
 	u.SetResourceVersion(revision)
 	if ok {
 		u.Object["status"] = status

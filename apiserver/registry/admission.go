@@ -127,9 +127,9 @@ func (r *Registry) mutate(ctx context.Context, a *Attributes) error {
 	if a.admitted {
 		return nil
 	}
-	var owned []metav1.ManagedFieldsEntry
+	var before []metav1.ManagedFieldsEntry
 	if a.Object != nil {
-		owned = a.Object.GetManagedFields()
+		before = owned(a.Object)
 	}
 	for {
 		for _, step := range r.cfg.Admit {
@@ -146,8 +146,8 @@ func (r *Registry) mutate(ctx context.Context, a *Attributes) error {
 	}
 	// What steps change is not the client's: fields owned stay as they were, unless
 	// a step has written records that can be read.
-	if a.replaced && managedfields.ValidateManagedFields(a.Object.GetManagedFields()) != nil {
-		a.Object.SetManagedFields(owned)
+	if a.replaced && managedfields.ValidateManagedFields(owned(a.Object)) != nil {
+		a.Object.SetManagedFields(before)
 	}
 	return nil
 }

@@ -95,7 +95,8 @@ func (p *plainApply) apply(r *Registry, live kind.Object) (obj kind.Object, key 
 	} else if out, _, err := codec.Decode(p.data, codec.JSON, p.q.Resource.GVK(), obj, true); err != nil || out != obj {
 		return nil, key, false // such as a field that is unknown or appears twice
 	}
-	change, ok := ownershipKey(p.q, live, obj)
+	before := owned(live)
+	change, ok := ownershipKey(p.q, live, obj, before, before)
 	if !ok {
 		return nil, key, false
 	}
@@ -104,7 +105,7 @@ func (p *plainApply) apply(r *Registry, live kind.Object) (obj kind.Object, key 
 	h.Write(p.set)
 	h.Sum(key[:0])
 	if o, ok := r.ownerships.find(key); ok {
-		obj.SetManagedFields(o.entries(live.GetManagedFields(), r.cfg.Now()))
+		o.own(obj, before, r.cfg.Now())
 		return obj, key, true
 	}
 	return obj, key, false
@@ -113,7 +114,7 @@ func (p *plainApply) apply(r *Registry, live kind.Object) (obj kind.Object, key 
 // learn remembers what the general way did to an object with the managed fields
 // before, if the short way does the same to its values.
 func (p *plainApply) learn(r *Registry, key [sha256.Size]byte, before []metav1.ManagedFieldsEntry, short, general kind.Object) {
-	o, ok := ownershipOf(before, general.GetManagedFields())
+	o, ok := ownershipOf(p.q, before, general)
 	if !ok {
 		return
 	}

@@ -110,14 +110,15 @@ func (r *Registry) manage(q *Request, old kind.Object, obj *kind.Object) error {
 		return nil
 	}
 	// The entries that the manager starts from: those sent, if any (see returned).
-	before := old.GetManagedFields()
-	if sent := (*obj).GetManagedFields(); sent != nil && q.Subresource == "" {
+	present, sent := owned(old), owned(*obj)
+	before := present
+	if sent != nil && q.Subresource == "" {
 		before = sent
 	}
-	key, known := ownershipKey(q, old, *obj)
+	key, known := ownershipKey(q, old, *obj, present, sent)
 	if known {
 		if o, ok := r.ownerships.find(key); ok {
-			(*obj).SetManagedFields(o.entries(before, r.cfg.Now()))
+			o.own(*obj, before, r.cfg.Now())
 			return nil
 		}
 	}
@@ -128,7 +129,7 @@ func (r *Registry) manage(q *Request, old kind.Object, obj *kind.Object) error {
 	out := m.UpdateNoErrors(old, *obj, q.FieldManager)
 	*obj = out.(kind.Object)
 	if known {
-		if o, ok := ownershipOf(before, (*obj).GetManagedFields()); ok {
+		if o, ok := ownershipOf(q, before, *obj); ok {
 			r.ownerships.keep(key, o)
 		}
 	}

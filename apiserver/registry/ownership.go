@@ -29,8 +29,9 @@ const maxOwnerships = 1024
 type ownership []ownedFields
 
 type ownedFields struct {
-	metav1.ManagedFieldsEntry     // its FieldsV1 is shared by all objects of the shape
-	since                     int // index of the present entry that gives the time; -1: now
+	metav1.ManagedFieldsEntry                // its FieldsV1 is shared by all objects of the shape
+	since                     int            // index of the present entry that gives the time; -1: now
+	set                       map[string]any // FieldsV1 for custom objects, which share it
 }
 
 func (c *ownerships) find(key [sha256.Size]byte) (ownership, bool) {
@@ -64,10 +65,10 @@ func (c *ownerships) add(key [sha256.Size]byte, o ownership) {
 const maxKnownManagers = 10
 
 // ownershipKey sums up all that decides which managed fields a write by
-// q.FieldManager leaves when obj replaces old. ok is false for writes whose
+// q.FieldManager leaves when obj, sent with some, replaces old, which has those
+// present. ok is false for writes whose
 // outcome cannot be remembered.
-func ownershipKey(q *Request, old, obj kind.Object) (key [sha256.Size]byte, ok bool) {
-	present, sent := old.GetManagedFields(), obj.GetManagedFields()
+func ownershipKey(q *Request, old, obj kind.Object, present, sent []metav1.ManagedFieldsEntry) (key [sha256.Size]byte, ok bool) {
 	if len(present) >= maxKnownManagers || sent != nil && !returned(sent, present) {
 		return key, false // a client that edits managed fields itself
 	}
@@ -118,37 +119,53 @@ func returned(sent, present []metav1.ManagedFieldsEntry) bool {
 	return true
 }
 
-// ownershipOf separates from the managed fields after a write what belongs to the
-// object alone: the times.
-func ownershipOf(before, after []metav1.ManagedFieldsEntry) (ownership, bool) {
+// ownershipOf separates from the managed fields that a write of q left obj what
+// belongs to the object alone: the times.
+func ownershipOf(q *Request, before []metav1.ManagedFieldsEntry, obj kind.Object) (ownership, bool) {
+	after := owned(obj)
+	_, custom := obj.(*unstructured.Unstructured)
 	o := make(ownership, len(after))
 	for i, e := range after {
-		if e.Time == nil {
+		if e.Time == nil || e.FieldsV1 == nil {
 			return nil, false
 		}
 		o[i].ManagedFieldsEntry = e
 		o[i].Time = nil
-		o[i].since = slices.IndexFunc(before, func(b metav1.ManagedFieldsEntry) bool { return b.Time == e.Time && sameManager(&b, &e) })
+		o[i].since = slices.IndexFunc(before, func(b metav1.ManagedFieldsEntry) bool {
+			return sameManager(&b, &e) && (custom && !q.wrote(&e) || b.Time == e.Time)
+		})
+		if custom {
+			var err error
+			if o[i].set, err = setOf(e.FieldsV1); err != nil {
+				return nil, false
+			}
+		}
 	}
 	return o, len(o) > 0
+}
+
+// wrote tells whether an entry is the one of q's own manager, whose time a write
+// renews while those of others stay: where objects have no Go types, the pointers of
+// the times do not tell.
+func (q *Request) wrote(e *metav1.ManagedFieldsEntry) bool {
+	return e.Manager == q.FieldManager && e.Subresource == q.Subresource && (e.Operation == metav1.ManagedFieldsOperationApply) == q.applied
 }
 
 func sameManager(a, b *metav1.ManagedFieldsEntry) bool {
 	return a.Manager == b.Manager && a.Operation == b.Operation && a.APIVersion == b.APIVersion && a.Subresource == b.Subresource
 }
 
-// entries returns the managed fields of an object that had those of before.
-func (o ownership) entries(before []metav1.ManagedFieldsEntry, now time.Time) []metav1.ManagedFieldsEntry {
-	out := make([]metav1.ManagedFieldsEntry, len(o))
-	for i := range o {
-		out[i] = o[i].ManagedFieldsEntry
-		if since := o[i].since; since >= 0 {
+// after returns the entries, with times, for an object that had those of before.
+func (o ownership) after(before []metav1.ManagedFieldsEntry, now time.Time) []ownedFields {
+	out := slices.Clone(o)
+	for i := range out {
+		if since := out[i].since; since >= 0 {
 			out[i].Time = before[since].Time
 		} else {
 			out[i].Time = &metav1.Time{Time: now.UTC()}
 		}
 	}
-	slices.SortFunc(out, func(a, b metav1.ManagedFieldsEntry) int {
+	slices.SortFunc(out, func(a, b ownedFields) int {
 		return cmp.Or(cmp.Compare(a.Operation, b.Operation), cmp.Compare(a.Time.Unix(), b.Time.Unix()),
 			cmp.Compare(a.Manager, b.Manager), cmp.Compare(a.APIVersion, b.APIVersion), cmp.Compare(a.Subresource, b.Subresource))
 	})

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 
@@ -108,7 +109,7 @@ func TestRememberedOwnership(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := m.UpdateNoErrors(old.DeepCopyObject(), obj.DeepCopyObject(), q.FieldManager).(kind.Object)
-			if key, ok := ownershipKey(q, old, obj); ok {
+			if key, ok := ownershipKey(q, old, obj, owned(old), owned(obj)); ok {
 				if _, ok := r.ownerships.find(key); ok {
 					hits++
 				}
@@ -145,4 +146,61 @@ func sameEntries(a, b []metav1.ManagedFieldsEntry) bool {
 		}
 	}
 	return true
+}
+
+// Who remembers an outcome for custom objects keeps each object's own times: those
+// of other managers stay, the writer's is now.
+func TestCustomTimesStay(t *testing.T) {
+	now := time.Unix(1_900_000_000, 0)
+	r := &Registry{cfg: Config{Now: func() time.Time { return now }}}
+	deduced := managedfields.NewDeducedTypeConverter()
+	empty := func() kind.Object {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1", "kind": "Thing", "metadata": map[string]any{"name": "x"}}}
+	}
+	res := &Resource{managers: map[string]*managedfields.FieldManager{}, Kind: &kind.Kind{Group: "example.com", Version: "v1", Kind: "Thing", Resource: "things", New: empty,
+		Managed: func() (kind.Managed, error) {
+			return kind.Managed{Types: deduced, Convertor: single{empty}, Creater: single{empty}}, nil
+		}}}
+	res.hub = res
+	for i, test := range []struct{ owns string }{
+		{""}, {""}, // the second is remembered
+		{"b"}, {"b"}, // the writer owns b already
+	} {
+		old := empty().(*unstructured.Unstructured)
+		old.Object["spec"] = map[string]any{"a": "1", "b": fmt.Sprint("v", i)}
+		at := time.Date(2020, 1, 1+i, 0, 0, 0, 0, time.UTC)
+		entry := func(manager, field string, at time.Time) metav1.ManagedFieldsEntry {
+			return metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "example.com/v1", Time: &metav1.Time{Time: at},
+				FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: fmt.Appendf(nil, `{"f:spec":{"f:%s":{}}}`, field)}}
+		}
+		entries := []metav1.ManagedFieldsEntry{entry("other", "a", at)}
+		if test.owns != "" {
+			entries = append(entries, entry("me", "b", at.Add(time.Hour)))
+		}
+		old.SetManagedFields(entries)
+		var obj kind.Object = old.DeepCopy()
+		if err := unstructured.SetNestedField(obj.(*unstructured.Unstructured).Object, fmt.Sprint("w", i), "spec", "b"); err != nil {
+			t.Fatal(err)
+		}
+		q := &Request{Resource: res, FieldManager: "me"}
+		if key, ok := ownershipKey(q, old, obj, owned(old), owned(obj)); !ok {
+			t.Fatalf("%d: the outcome cannot be remembered", i)
+		} else if _, known := r.ownerships.find(key); known != (i%2 == 1) {
+			t.Fatalf("%d: remembered: %v", i, known)
+		}
+		if err := r.manage(q, old, &obj); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := owned(obj), obj.GetManagedFields(); !sameEntries(got, want) || len(got) != 2 {
+			t.Fatalf("%d: read as %v, want %v", i, got, want)
+		}
+		for _, e := range obj.GetManagedFields() {
+			switch {
+			case e.Manager == "other" && !e.Time.Time.Equal(at):
+				t.Errorf("%d: the other manager's time is %v, want %v", i, e.Time, at)
+			case e.Manager == "me" && i%2 == 1 && !e.Time.Time.Equal(now):
+				t.Errorf("%d: the writer has time %v, want %v", i, e.Time, now)
+			}
+		}
+	}
 }

@@ -325,7 +325,7 @@ func (a *applying) to(live kind.Object) (kind.Object, error) {
 		return nil, err
 	}
 	live = live.DeepCopyObject().(kind.Object)
-	before := live.GetManagedFields()
+	before := owned(live)
 	obj, err := a.r.apply(a.q, live, a.stored.DeepCopy())
 	if short != nil && err == nil {
 		a.plain.learn(a.r, key, before, short, obj)

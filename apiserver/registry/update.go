@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -222,9 +223,12 @@ func desiredChanged(res *Resource, a, b kind.Object) bool {
 
 // unchanged tells whether writing obj over old would change nothing.
 func unchanged(obj, old kind.Object) bool {
-	mine, theirs := obj.GetManagedFields(), old.GetManagedFields()
+	mine, theirs := owned(obj), owned(old)
 	if !sameManagedFields(mine, theirs) {
 		return false
+	}
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		return customUnchanged(u.Object, old.(*unstructured.Unstructured).Object)
 	}
 	rv := obj.GetResourceVersion()
 	obj.SetManagedFields(theirs)
@@ -286,6 +290,6 @@ func metaOf(obj kind.Object) *metav1.ObjectMeta {
 		UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(), Generation: obj.GetGeneration(),
 		CreationTimestamp: obj.GetCreationTimestamp(), DeletionTimestamp: obj.GetDeletionTimestamp(),
 		DeletionGracePeriodSeconds: obj.GetDeletionGracePeriodSeconds(), Labels: obj.GetLabels(), Annotations: obj.GetAnnotations(),
-		OwnerReferences: obj.GetOwnerReferences(), Finalizers: obj.GetFinalizers(), ManagedFields: obj.GetManagedFields(),
+		OwnerReferences: obj.GetOwnerReferences(), Finalizers: obj.GetFinalizers(), ManagedFields: owned(obj),
 	}
 }
