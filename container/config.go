@@ -44,6 +44,8 @@ type Config struct {
 	Log          *slog.Logger `json:"-"`
 	// Now is the clock; nil is the machine's.
 	Now func() time.Time `json:"-"`
+
+	reached func(step string) // see [Server.at]
 }
 
 // Network connects the pods' network namespaces. Both calls are idempotent.

@@ -111,13 +111,16 @@ func (s *Server) create(c *container) error {
 			return fmt.Errorf("making the writable layer: %w", err)
 		}
 	}
+	s.at("container: folders made")
 	c.Unfinished = true
 	if err := save(s.containerRecord(c.ID), &c.containerRecord); err != nil {
 		return err
 	}
+	s.at("container: noted")
 	if err := c.group.Create(); err != nil {
 		return err
 	}
+	s.at("container: group made")
 	if r := c.config().GetLinux().GetResources(); r != nil {
 		if err := c.group.Apply(limits(r)); err != nil {
 			return err
@@ -132,16 +135,32 @@ func (s *Server) create(c *container) error {
 			return err
 		}
 	}
+	s.at("container: limited")
 	c.Unfinished = false
-	return save(s.containerRecord(c.ID), &c.containerRecord)
+	if err := save(s.containerRecord(c.ID), &c.containerRecord); err != nil {
+		return err
+	}
+	s.at("container: created")
+	return nil
 }
 
 // clear removes all that belongs to a container without a process.
 func (s *Server) clear(ctx context.Context, c *container) error {
-	return errors.Join(
-		c.pod.executor.Delete(ctx, c.ID), c.group.Remove(ctx), s.holder.Drop(c.ID), s.holder.Drop(c.ID+".tty"),
-		os.RemoveAll(s.pipeDir(c.ID)), os.RemoveAll(s.containerDir(c.ID)),
-	)
+	var errs []error
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"forgotten by its executor", func() error { return c.pod.executor.Delete(ctx, c.ID) }},
+		{"group removed", func() error { return c.group.Remove(ctx) }},
+		{"descriptors dropped", func() error { return s.holder.Drop(c.ID) }},
+		{"pipes removed", func() error { return os.RemoveAll(s.pipeDir(c.ID)) }},
+		{"folders removed", func() error { return os.RemoveAll(s.containerDir(c.ID)) }},
+	} {
+		errs = append(errs, step.do())
+		s.at("container: " + step.name)
+	}
+	return errors.Join(errs...)
 }
 
 // RemoveContainer removes a container, killing it first if it runs.

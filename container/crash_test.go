@@ -1,11 +1,9 @@
 package container
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"os"
-	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,115 +11,152 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// workerEnv makes the test binary a runtime that makes and removes pods until it is killed.
-const workerEnv = "KNARR_CONTAINER_TEST_WORKER"
-
-// worker says "go" and then makes, stops and removes pods, one after another.
-func worker(text string) error {
-	var order victimOrder
-	if err := json.Unmarshal([]byte(text), &order); err != nil {
-		return err
-	}
-	ctx := context.Background()
-	s, err := New(ctx, order.Config)
-	if err != nil {
-		return err
-	}
-	if _, err := os.Stdout.WriteString("go\n"); err != nil {
-		return err
-	}
-	for attempt := uint32(1); ; attempt++ {
-		order.Pod.m.Metadata.Attempt = attempt
-		pod, err := s.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: order.Pod.m})
-		if err != nil {
-			return err
-		}
-		for _, m := range order.Make {
-			c, err := s.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod.PodSandboxId, Config: m.m})
-			if err != nil {
-				return err
-			}
-			if _, err := s.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
-				return err
-			}
-			if _, err := s.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.ContainerId}); err != nil {
-				return err
-			}
-			if _, err := s.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: c.ContainerId}); err != nil {
-				return err
-			}
-		}
-		if _, err := s.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod.PodSandboxId}); err != nil {
-			return err
-		}
-	}
-}
-
-// A runtime that is killed at any moment of a pod's life is followed by one that
-// knows everything that was left, can remove all of it, and leaks nothing.
-// The moments are a sweep over two lives of a pod, not points in the code.
-func TestKilledAtAnyMoment(t *testing.T) {
-	f := newFixture(t)
-	cfg := f.cfg
-	cfg.Log = nil
+// crashOrder is a pod that goes through every step, its own first process included.
+func crashOrder(f *fixture) order {
 	conf := f.podConfig(func(c *runtimeapi.PodSandboxConfig) {
-		c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
+		if f.handler != "runsc" { // which shares no processes
+			c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
+		}
 	})
-	order, err := json.Marshal(victimOrder{Config: cfg, Pod: message[*runtimeapi.PodSandboxConfig]{conf}, Make: []message[*runtimeapi.ContainerConfig]{{&runtimeapi.ContainerConfig{
+	return order{Do: "worker", Pod: message[*runtimeapi.PodSandboxConfig]{conf}, Make: []message[*runtimeapi.ContainerConfig]{{m: &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: f.image}, Command: []string{"sleep", "1000"}, LogPath: "c.log",
-	}}}})
-	if err != nil {
-		t.Fatal(err)
+		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: conf.Linux.SecurityContext.NamespaceOptions}},
+	}}}}
+}
+
+// A runtime that is killed after any step of a pod's life is followed by one that knows
+// all that was left, removes it, leaks nothing, and can make the same pod.
+func TestKilledAfterEachStep(t *testing.T) { killedAfterEachStep(t, newFixture(t)) }
+
+func TestHandlerKilledAfterEachStep(t *testing.T) {
+	eachHandler(t, func(t *testing.T, f *fixture, _ string) { killedAfterEachStep(t, f) })
+}
+
+func killedAfterEachStep(t *testing.T, f *fixture) {
+	o := crashOrder(f)
+	f.hand(func() {
+		c := f.child(order{Do: o.Do, Pod: o.Pod, Make: o.Make, Steps: true})
+		c.until("go", "")
+		steps := c.until("done", "step")
+		c.kill()
+		slices.Sort(steps)
+		steps = slices.Compact(steps)
+		if len(steps) < 25 {
+			t.Fatalf("only these steps are known: %q", steps)
+		}
+		if f.handler != "" { // what a pod is does not depend on its handler
+			steps = slices.DeleteFunc(steps, func(s string) bool { return !strings.HasPrefix(s, "container: ") })
+		}
+		t.Logf("%d steps", len(steps))
+		for _, step := range steps {
+			o := o
+			o.KillAt = step
+			killed := f.child(o)
+			killed.until("", "")
+			killed.kill()
+			f.inherit("killed after " + step)
+			if t.Failed() {
+				return
+			}
+			if f.handler != "" {
+				continue // it would be slow
+			}
+			again := f.child(order{Do: o.Do, Pod: o.Pod, Make: o.Make})
+			again.until("done", "")
+			again.kill()
+			f.inherit("after making the pod again, killed before after " + step)
+			if t.Failed() {
+				return
+			}
+		}
+	})
+}
+
+// The same by time instead of by steps: a sweep over two lives of a pod.
+func TestKilledAtAnyMoment(t *testing.T) { killedAtAnyMoment(t, newFixture(t), 20, 3*time.Millisecond) }
+
+func TestHandlerKilledAtAnyMoment(t *testing.T) {
+	eachHandler(t, func(t *testing.T, f *fixture, handler string) {
+		pace := 20 * time.Millisecond
+		if handler == "runsc" {
+			pace *= 3
+		}
+		killedAtAnyMoment(t, f, 8, pace)
+	})
+}
+
+func killedAtAnyMoment(t *testing.T, f *fixture, moments int, pace time.Duration) {
+	f.hand(func() {
+		for n := range moments {
+			c := f.child(crashOrder(f))
+			c.until("go", "")
+			<-time.After(time.Duration(n) * pace) // the moment itself is what is tested
+			c.kill()
+			f.inherit((time.Duration(n) * pace).String())
+			if t.Failed() {
+				return
+			}
+		}
+	})
+}
+
+// hand leaves the fixture's folders to children while use runs.
+func (f *fixture) hand(use func()) {
+	f.Helper()
+	if err := f.Close(); err != nil {
+		f.Fatal(err)
 	}
-	for moment := time.Duration(0); moment < 60*time.Millisecond; moment += 3 * time.Millisecond {
-		if err := f.Close(); err != nil { // the worker takes the folders over
-			t.Fatal(err)
-		}
-		killAfter(t, string(order), moment)
+	defer func() {
+		var err error
 		if f.Server, err = New(context.Background(), f.cfg); err != nil {
-			t.Fatalf("killed after %v: %v", moment, err)
+			f.Fatal(err)
 		}
-		for _, p := range f.podItems(nil) {
-			if _, err := f.RemovePodSandbox(f.ctx(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.Id}); err != nil {
-				t.Errorf("killed after %v: %v", moment, err)
-			}
+	}()
+	use()
+}
+
+// inherit makes a runtime after a child that was killed, has it remove all pods, and
+// looks for what is left then.
+func (f *fixture) inherit(when string) {
+	f.Helper()
+	s, err := New(context.Background(), f.cfg)
+	if err != nil {
+		f.Errorf("%s: %v", when, err)
+		return
+	}
+	defer s.Close()
+	for _, c := range s.containerItems(nil) {
+		if s.containers[c.Id].Unfinished {
+			f.Errorf("%s: a container is half made", when)
 		}
-		for _, dir := range []string{f.cfg.Root + "/pods", f.cfg.Root + "/containers", f.cfg.Run + "/ns", f.cfg.Run + "/c"} {
-			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-				t.Errorf("killed after %v: in %s are left %v (%v)", moment, dir, left, err)
-			}
+	}
+	for _, p := range s.podItems(nil) {
+		if _, err := s.RemovePodSandbox(f.ctx(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.Id}); err != nil {
+			f.Errorf("%s: %v", when, err)
 		}
-		if keys, err := f.holder.List(); err != nil || len(keys) > 0 {
-			t.Errorf("killed after %v: the holder keeps %v (%v)", moment, keys, err)
-		}
-		if g := f.layout.Group(f.parentGroup("kubepods")); g.Exists() {
-			t.Errorf("killed after %v: control group %s is left", moment, g.Path())
-		}
-		if t.Failed() {
-			return
-		}
+	}
+	for _, dir := range []string{"pods", "containers"} {
+		f.empty(when, f.cfg.Root+"/"+dir)
+	}
+	for _, dir := range []string{"ns", "c", "oci/x", "oci/" + f.handler} {
+		f.empty(when, f.cfg.Run+"/"+dir)
+	}
+	if keys, err := s.holder.List(); err != nil || len(keys) > 0 {
+		f.Errorf("%s: the holder keeps %v (%v)", when, keys, err)
+	}
+	if g := s.layout.Group(s.parentGroup("kubepods")); g.Exists() {
+		f.Errorf("%s: control group %s is left", when, g.Path())
 	}
 }
 
-func killAfter(t *testing.T, order string, moment time.Duration) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), workerEnv+"="+order)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+func (f *fixture) empty(when, dir string) {
+	f.Helper()
+	left, err := os.ReadDir(dir)
+	if os.IsNotExist(err) || dir == f.cfg.Run+"/oci/" {
+		return
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	left = slices.DeleteFunc(left, func(e os.DirEntry) bool { return e.Name() == "null-netns" }) // of all of runsc's sandboxes
+	if err != nil || len(left) > 0 {
+		f.Errorf("%s: in %s are left %v (%v)", when, dir, left, err)
 	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil || line != "go\n" {
-		t.Fatalf("the worker said %q (%v)", strings.TrimSpace(line), err)
-	}
-	<-time.After(moment) // the moment itself is what is tested
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
 }

@@ -97,6 +97,7 @@ func (s *Server) runPod(ctx context.Context, p *pod) (err error) {
 	if err := save(s.podRecord(p.ID), &p.podRecord); err != nil {
 		return err
 	}
+	s.at("pod: noted")
 	c, ns := p.config(), p.options()
 	sysctls := c.GetLinux().GetSysctls()
 	p.spaces, err = sandbox.Create(ctx, sandbox.Options{
@@ -114,6 +115,7 @@ func (s *Server) runPod(ctx context.Context, p *pod) (err error) {
 	if p.users != nil {
 		p.users.Path = p.spaces.Users
 	}
+	s.at("pod: namespaces made")
 	group := s.layout.Group(p.Cgroup)
 	fresh := !group.Exists()
 	if err := group.Create(); err != nil {
@@ -124,19 +126,23 @@ func (s *Server) runPod(ctx context.Context, p *pod) (err error) {
 			return fmt.Errorf("limiting the pod: %w", err)
 		}
 	}
+	s.at("pod: group made")
 	if err := s.podFiles(p); err != nil {
 		return err
 	}
+	s.at("pod: files written")
 	if ns.GetPid() == runtimeapi.NamespaceMode_POD { // the CRI's default, other than a pod's
 		if err := s.startPause(ctx, p); err != nil {
 			return err
 		}
+		s.at("pod: first process started")
 	}
 	if p.spaces.Network != "" && s.cfg.Network != nil {
 		addrs, err := s.cfg.Network.Attach(ctx, p.ID, p.spaces.Network)
 		if err != nil {
 			return fmt.Errorf("connecting the network: %w", err)
 		}
+		s.at("pod: network connected")
 		p.IPs = texts(addrs)
 		if len(p.hostPorts()) > 0 {
 			if err := s.mapPorts(ctx, p); err != nil {
@@ -145,7 +151,11 @@ func (s *Server) runPod(ctx context.Context, p *pod) (err error) {
 		}
 	}
 	p.Unfinished = false
-	return save(s.podRecord(p.ID), &p.podRecord)
+	if err := save(s.podRecord(p.ID), &p.podRecord); err != nil {
+		return err
+	}
+	s.at("pod: ready")
+	return nil
 }
 
 func texts(addrs []netip.Addr) []string {
@@ -247,15 +257,18 @@ func (s *Server) stopPod(ctx context.Context, p *pod) error {
 		if err := errors.Join(g.Kill(), g.Remove(ctx)); err != nil {
 			return fmt.Errorf("ending the pod's first process: %w", err)
 		}
+		s.at("pod: first process ended")
 	}
 	if p.spaces.Network != "" && s.cfg.Network != nil {
 		if err := s.cfg.Network.Detach(ctx, p.ID); err != nil {
 			return fmt.Errorf("disconnecting the network: %w", err)
 		}
+		s.at("pod: network disconnected")
 	}
 	if err := sandbox.ReleaseNetwork(s.nsDir(p.ID)); err != nil {
 		return err
 	}
+	s.at("pod: network released")
 	mapped := len(p.hostPorts()) > 0
 	p.mu.Lock()
 	was := p.Ready
@@ -270,6 +283,7 @@ func (s *Server) stopPod(ctx context.Context, p *pod) error {
 		return nil
 	}
 	err := save(s.podRecord(p.ID), &p.podRecord)
+	s.at("pod: stopped")
 	s.emit(runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, p.ID, p)
 	return err
 }
@@ -316,11 +330,21 @@ func (s *Server) removePod(ctx context.Context, p *pod) error {
 
 // clearPod removes all that belongs to a stopped pod, its record at last.
 func (s *Server) clearPod(p *pod) error {
-	if err := errors.Join(sandbox.Remove(s.nsDir(p.ID)), os.RemoveAll(s.podDir(p.ID))); err != nil {
+	if err := sandbox.Remove(s.nsDir(p.ID)); err != nil {
 		return err
 	}
+	s.at("pod: namespaces removed")
+	if err := os.RemoveAll(s.podDir(p.ID)); err != nil {
+		return err
+	}
+	s.at("pod: files removed")
 	s.layout.Group(p.Cgroup).Prune(s.ownRoot())
-	return remove(s.podRecord(p.ID))
+	s.at("pod: group removed")
+	if err := remove(s.podRecord(p.ID)); err != nil {
+		return err
+	}
+	s.at("pod: forgotten")
+	return nil
 }
 
 func (s *Server) ownRoot() string { return filepath.Join("/", s.cfg.CgroupParent) }

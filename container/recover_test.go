@@ -1,12 +1,9 @@
 package container
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,60 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// victimEnv makes the test binary a runtime that is about to be killed.
-const victimEnv = "KNARR_CONTAINER_TEST_VICTIM"
-
-type victimOrder struct {
-	Config  Config
-	Handler string
-	Pod     message[*runtimeapi.PodSandboxConfig]
-	Make    []message[*runtimeapi.ContainerConfig]
-}
-
-func TestMain(m *testing.M) {
-	if order := os.Getenv(victimEnv); order != "" {
-		if err := victim(order); err != nil {
-			fmt.Println("error", err)
-			os.Exit(1)
-		}
-		return
-	}
-	if order := os.Getenv(workerEnv); order != "" {
-		fmt.Fprintln(os.Stderr, "worker:", worker(order))
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
-
-// victim runs the containers of the order, prints their IDs and waits to be killed.
-func victim(text string) error {
-	var order victimOrder
-	if err := json.Unmarshal([]byte(text), &order); err != nil {
-		return err
-	}
-	ctx := context.Background()
-	s, err := New(ctx, order.Config)
-	if err != nil {
-		return err
-	}
-	pod, err := s.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: order.Pod.m, RuntimeHandler: order.Handler})
-	if err != nil {
-		return err
-	}
-	for _, m := range order.Make {
-		c, err := s.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod.PodSandboxId, Config: m.m})
-		if err != nil {
-			return err
-		}
-		if _, err := s.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
-			return err
-		}
-		fmt.Println("id", c.ContainerId)
-	}
-	fmt.Println("ready")
-	select {}
-}
 
 func TestSurvivesKill(t *testing.T) { survivesKill(t, newFixture(t)) }
 
@@ -86,41 +29,13 @@ func survivesKill(t *testing.T, f *fixture) {
 			}},
 		}}
 	}
-	cfg := f.cfg
-	cfg.Log = nil
-	order, err := json.Marshal(victimOrder{
-		Config: cfg, Handler: f.handler, Pod: message[*runtimeapi.PodSandboxConfig]{f.podConfig(nil)},
-		Make: []message[*runtimeapi.ContainerConfig]{
-			conf("lives", "i=0; while ! test -e /vol/end; do i=$((i+1)); echo $i; sleep 0.01; done; echo end", false),
-			conf("dies", "until test -e /vol/go; do sleep 0.01; done; echo bye; exit 42", false),
-			conf("terminal", "read line; echo got $line", true),
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), victimEnv+"="+string(order))
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var ids []string
-	for sc := bufio.NewScanner(out); sc.Scan() && sc.Text() != "ready"; {
-		id, ok := strings.CutPrefix(sc.Text(), "id ")
-		if !ok {
-			t.Fatal(sc.Text())
-		}
-		ids = append(ids, id)
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
+	victim := f.child(order{Do: "victim", Pod: message[*runtimeapi.PodSandboxConfig]{f.podConfig(nil)}, Make: []message[*runtimeapi.ContainerConfig]{
+		conf("lives", "i=0; while ! test -e /vol/end; do i=$((i+1)); echo $i; sleep 0.01; done; echo end", false),
+		conf("dies", "until test -e /vol/go; do sleep 0.01; done; echo bye; exit 42", false),
+		conf("terminal", "read line; echo got $line", true),
+	}})
+	ids := victim.until("ready", "id")
+	victim.kill()
 
 	// One of them ends while no runtime is there.
 	var dead containerRecord

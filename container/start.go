@@ -59,12 +59,14 @@ func (s *Server) start(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
+	s.at("container: output opened")
 	child, err := c.pod.executor.Start(ctx, spec, stdio, c.group)
 	closeAll(stdio.In, stdio.Out, stdio.Err)
 	if err != nil {
 		out.close()
 		return err
 	}
+	s.at("container: process started")
 	c.mu.Lock()
 	c.child, c.output = child, out
 	c.Process, c.Started = process{child.PID, child.StartTime}, s.cfg.Now()
@@ -75,13 +77,16 @@ func (s *Server) start(ctx context.Context, c *container) error {
 		child.Console = nil
 	}
 	held = append(held, out.held()...)
-	if err := errors.Join(s.holder.Put(c.ID, held...), save(s.containerRecord(c.ID), &c.containerRecord)); err != nil {
+	err = s.holder.Put(c.ID, held...)
+	s.at("container: descriptors held")
+	if err := errors.Join(err, save(s.containerRecord(c.ID), &c.containerRecord)); err != nil {
 		// Without these it could not be taken up again.
 		err = errors.Join(err, c.group.Kill())
 		_, waited := child.Wait(context.WithoutCancel(ctx))
 		c.release()
 		return errors.Join(err, waited)
 	}
+	s.at("container: started")
 	return nil
 }
 
@@ -117,9 +122,11 @@ func (s *Server) finish(c *container, code int, at time.Time) {
 	if err := c.group.Kill(); err != nil {
 		s.cfg.Log.Error("killing what a container left", "container", c.ID, "error", err)
 	}
+	s.at("container: processes killed")
 	if c.output != nil {
 		c.output.drain(s.life)
 	}
+	s.at("container: output read")
 	c.mu.Lock()
 	c.ExitCode, c.Finished = int32(code), at
 	switch {
@@ -134,9 +141,11 @@ func (s *Server) finish(c *container, code int, at time.Time) {
 	if err := save(s.containerRecord(c.ID), &c.containerRecord); err != nil {
 		s.cfg.Log.Error("recording a container's end", "container", c.ID, "error", err)
 	}
+	s.at("container: end noted")
 	if err := s.holder.Drop(c.ID); err != nil {
 		s.cfg.Log.Error("letting go of a container's descriptors", "container", c.ID, "error", err)
 	}
+	s.at("container: ended")
 	close(c.exited)
 	s.emit(runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, c.ID, c.pod)
 }

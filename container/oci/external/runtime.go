@@ -231,8 +231,18 @@ func (r *Runtime) Delete(ctx context.Context, id string) error {
 	if err != nil { // one that was only half made wants to be forced; that is slow with some
 		err = r.run(ctx, log, "delete", "--force", id)
 	}
-	if err != nil && strings.Contains(err.Error(), "does not exist") {
-		return nil
+	if err != nil && !strings.Contains(err.Error(), "does not exist") {
+		return err
+	}
+	return r.sweep(id)
+}
+
+// sweep removes the files of a container that the program was killed while making, and
+// does not know.
+func (r *Runtime) sweep(id string) error {
+	left, err := filepath.Glob(filepath.Join(r.conf.Root, "*"+id+"*"))
+	for _, f := range left {
+		err = errors.Join(err, os.RemoveAll(f))
 	}
 	return err
 }
