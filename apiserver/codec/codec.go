@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
@@ -73,7 +74,11 @@ func EnvelopeAround(gvk schema.GroupVersionKind, size int) (open, end []byte, er
 func EncodeStored(k *kind.Kind, obj kind.Object) ([]byte, error) {
 	m, ok := obj.(message)
 	if !ok {
-		b, err := json.Marshal(obj)
+		var v any = obj
+		if u, ok := obj.(*unstructured.Unstructured); ok {
+			v = u.Object // spares a second pass over what its own encoder makes
+		}
+		b, err := json.Marshal(v)
 		if err != nil {
 			return nil, fmt.Errorf("encode %s %s: %w", k.Kind, obj.GetName(), err)
 		}

@@ -53,11 +53,14 @@ func (v *version) checkChange(ctx context.Context, obj, old map[string]any) (err
 		unchanged = append(unchanged, validation.WithRatcheting(both))
 		unchangedRules = append(unchangedRules, cel.WithRatcheting(both))
 	}
-	errs = validation.ValidateCustomResourceUpdate(nil, obj, old, v.validator, unchanged...)
+	// What is valid by itself, as most is, need not be compared with what was.
+	if len(validation.ValidateCustomResource(nil, obj, v.validator)) > 0 {
+		errs = validation.ValidateCustomResourceUpdate(nil, obj, old, v.validator, unchanged...)
+	}
 	errs = append(errs, v.checkScale(obj)...)
 	errs = append(errs, objectmeta.Validate(nil, obj, v.schema, false)...)
-	if len(listtype.ValidateListSetsAndMaps(nil, v.schema, old)) == 0 {
-		errs = append(errs, listtype.ValidateListSetsAndMaps(nil, v.schema, obj)...)
+	if twice := listtype.ValidateListSetsAndMaps(nil, v.schema, obj); len(twice) > 0 && len(listtype.ValidateListSetsAndMaps(nil, v.schema, old)) == 0 {
+		errs = append(errs, twice...)
 	}
 	return v.checkRules(ctx, errs, obj, old, unchangedRules...)
 }
