@@ -26,6 +26,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
 
+	"knarr.dev/knarr/agent/credentials"
 	"knarr.dev/knarr/agent/devices"
 	"knarr.dev/knarr/agent/eviction"
 	"knarr.dev/knarr/agent/images"
@@ -105,6 +106,12 @@ type Config struct {
 	// KubeletDir is where plugins and monitors look for a node's agent: below it are
 	// device-plugins, plugins_registry and pod-resources. Empty: there are no plugins.
 	KubeletDir string
+	// Credentials are the plugins that know of registries' users, whose programs lie in
+	// CredentialBin; nil: there are none. DockerDirs are folders with a docker
+	// configuration, of which the first counts that has one.
+	Credentials   *credentials.Config
+	CredentialBin string
+	DockerDirs    []string
 	// ShutdownPeriods are the times in which pods end before the machine does, by
 	// priority; nil: the machine does not wait. Inhibitor reaches what has it wait; nil:
 	// there is nothing.
@@ -136,6 +143,7 @@ type Agent struct {
 	plugins  *plugins.Registry // nil: no plugins
 	exclusive
 	ending ending
+	keys   *credentials.Keyring
 }
 
 // New checks the configuration and wires an agent; it does nothing yet.
@@ -178,7 +186,7 @@ func New(cfg Config) (*Agent, error) {
 	cfg.CRI.Observe(count.Operation)
 	a.objects = newObjects(cfg.Client, cfg.EachObject)
 	a.deps = &pod.Deps{
-		Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, Images: images.New(cfg.CRI, cfg.Clock),
+		Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, Images: images.New(cfg.CRI, a.findKeys, cfg.Clock),
 		Volumes: volumes.New(volumes.Config{Root: cfg.Root, NodeName: cfg.NodeName, Client: cfg.Client, Objects: a.objects,
 			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Images: a.ensureImage, Log: cfg.Log}),
 		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, CgroupRoot: cfg.CgroupRoot, NodeIPs: ips,
@@ -194,6 +202,7 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Groups != nil {
 		a.deps.Groups = cfg.Groups
 	}
+	a.keys = credentials.New(cfg.Credentials, cfg.CredentialBin, cfg.DockerDirs, accounts{cfg.Client, a.deps.Volumes}, cfg.Clock)
 	a.pods = newPods(a.deps, cfg.NodeName)
 	a.openResources()
 	a.pods.refuses = a.refuses

@@ -115,6 +115,11 @@ type NodeConfig struct {
 	// KubeletDir is where plugins and monitors look for the node's agent; empty: the
 	// kubelet's /var/lib/kubelet for the instance knarr, kubelet in dataDir for others.
 	KubeletDir string `json:"kubeletDir,omitempty"`
+	// CredentialConfig is a file, or folder of files, with a CredentialProviderConfig of
+	// kubelet.config.k8s.io/v1: which of the programs in CredentialBin are asked for the
+	// credentials of which images.
+	CredentialConfig string `json:"imageCredentialProviderConfig,omitempty"`
+	CredentialBin    string `json:"imageCredentialProviderBinDir,omitempty"`
 	// CNIConfDir and CNIBinDir are where that runtime looks for networks.
 	CNIConfDir string `json:"cniConfDir,omitempty"`
 	CNIBinDir  string `json:"cniBinDir,omitempty"`
@@ -251,6 +256,9 @@ func (c *Config) validate() error {
 	}
 	if _, err := c.Node.EvictionConfig.config(); err != nil {
 		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
+	}
+	if (c.Node.CredentialConfig == "") != (c.Node.CredentialBin == "") {
+		bad("node.imageCredentialProviderConfig", c.Node.CredentialConfig, "must be given together with node.imageCredentialProviderBinDir")
 	}
 	if _, err := c.Node.ShutdownConfig.periods(); err != nil {
 		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))

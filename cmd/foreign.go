@@ -43,15 +43,19 @@ func kubeletFlags(f *pflag.FlagSet) func(*Config) error {
 	images := f.String("image-service-endpoint", "", "socket of the image service, if it is not the runtime's")
 	conf := f.String("cni-conf-dir", d.CNIConfDir, "where that runtime looks for CNI networks")
 	bin := f.String("cni-bin-dir", d.CNIBinDir, "where that runtime looks for CNI plugins")
+	providers := f.String("image-credential-provider-config", "", "file, or folder of files, that says which programs know the credentials of which images")
+	providerBin := f.String("image-credential-provider-bin-dir", "", "where these programs are")
 	static := f.String("pod-manifest-path", "", "folder, or file, of pods that this node runs whatever the API says")
 	evict, exclusive, shutdown := evictionFlags(f), exclusiveFlags(f), shutdownFlags(f)
 	return func(cfg *Config) error {
 		for name, apply := range map[string]func(){
-			"container-runtime-endpoint": func() { cfg.Node.RuntimeEndpoint = *endpoint },
-			"image-service-endpoint":     func() { cfg.Node.ImageEndpoint = *images },
-			"cni-conf-dir":               func() { cfg.Node.CNIConfDir = *conf },
-			"cni-bin-dir":                func() { cfg.Node.CNIBinDir = *bin },
-			"pod-manifest-path":          func() { cfg.Node.StaticPodPath = *static },
+			"container-runtime-endpoint":        func() { cfg.Node.RuntimeEndpoint = *endpoint },
+			"image-service-endpoint":            func() { cfg.Node.ImageEndpoint = *images },
+			"cni-conf-dir":                      func() { cfg.Node.CNIConfDir = *conf },
+			"cni-bin-dir":                       func() { cfg.Node.CNIBinDir = *bin },
+			"image-credential-provider-config":  func() { cfg.Node.CredentialConfig = *providers },
+			"image-credential-provider-bin-dir": func() { cfg.Node.CredentialBin = *providerBin },
+			"pod-manifest-path":                 func() { cfg.Node.StaticPodPath = *static },
 		} {
 			if f.Changed(name) {
 				apply()

@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"knarr.dev/knarr/agent"
+	"knarr.dev/knarr/agent/credentials"
 	"knarr.dev/knarr/agent/network"
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/container"
@@ -191,7 +192,14 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 	if err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
+	var providers *credentials.Config
+	if n.cfg.Node.CredentialConfig != "" {
+		if providers, err = credentials.Load(n.cfg.Node.CredentialConfig, n.cfg.Node.CredentialBin); err != nil {
+			return err
+		}
+	}
 	a, err := agent.New(agent.Config{
+		Credentials: providers, CredentialBin: n.cfg.Node.CredentialBin, DockerDirs: n.cfg.dockerDirs(),
 		ShutdownPeriods: ends, Inhibitor: inhibitor(),
 		Exclusive: exclusive,
 		Users:     users, KubeletDir: n.cfg.kubeletDir(),

@@ -32,3 +32,12 @@ func (c *Config) removeSockets() {
 	}
 	_ = os.Remove(dir)
 }
+
+// dockerDirs are where a node's docker configuration may be, as with kubelets.
+func (c *Config) dockerDirs() []string {
+	dirs := []string{c.kubeletDir()}
+	if home, err := os.UserHomeDir(); err == nil {
+		dirs = append(dirs, filepath.Join(home, ".docker"))
+	}
+	return append(dirs, "/.docker")
+}

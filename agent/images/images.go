@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
 
+	"knarr.dev/knarr/agent/credentials"
 	"knarr.dev/knarr/cri"
 )
 
@@ -54,6 +55,7 @@ type EventFunc func(eventType, reason, message string)
 // Manager ensures images. Make one with New.
 type Manager struct {
 	images runtimeapi.ImageServiceClient
+	keys   Keyring
 	clock  clock.PassiveClock
 	slots  *semaphore.Weighted
 
@@ -80,9 +82,14 @@ type backoff struct {
 	told   bool
 }
 
-// New returns a manager that pulls through c.
-func New(c *cri.Client, clk clock.PassiveClock) *Manager {
-	return &Manager{images: c.Images, clock: clk, slots: semaphore.NewWeighted(maxPulls),
+// Keyring finds the node's own credentials for an image, after those of the pod's
+// secrets. What is found beside an error counts.
+type Keyring func(ctx context.Context, image string, pod *corev1.Pod) ([]*runtimeapi.AuthConfig, error)
+
+// New returns a manager that pulls through c. keys nil means that the node has no
+// credentials.
+func New(c *cri.Client, keys Keyring, clk clock.PassiveClock) *Manager {
+	return &Manager{images: c.Images, keys: keys, clock: clk, slots: semaphore.NewWeighted(maxPulls),
 		pulls: map[string]*pull{}, backoffs: map[string]*backoff{}}
 }
 
@@ -98,6 +105,7 @@ type Request struct {
 	PodUID  string
 	Image   string // as the pod names it
 	Policy  corev1.PullPolicy
+	Pod     *corev1.Pod // whose container it is
 	Secrets []*corev1.Secret
 	Sandbox *runtimeapi.PodSandboxConfig
 	Event   EventFunc
@@ -132,14 +140,21 @@ func (m *Manager) Ensure(ctx context.Context, r Request) (*Image, error) {
 	}
 	r.Event(corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", r.Image))
 	start := m.clock.Now()
-	p := m.join(ctx, spec, r)
+	auths := credentials.FromSecrets(r.Image, r.Secrets)
+	var missing error
+	if m.keys != nil {
+		var more []*runtimeapi.AuthConfig
+		more, missing = m.keys(ctx, r.Image, r.Pod)
+		auths = append(auths, more...)
+	}
+	p := m.join(ctx, spec, r, auths)
 	select {
 	case <-p.done:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	if p.err != nil {
-		return nil, m.failed(r, p.err)
+		return nil, m.failed(r, p.err, missing)
 	}
 	took := m.clock.Since(start).Truncate(time.Millisecond)
 	img, err := m.inspect(ctx, spec)
@@ -204,8 +219,13 @@ func (m *Manager) held(r Request) error {
 	return err
 }
 
-func (m *Manager) failed(r Request, cause error) error {
+// failed notes a failure; missing is why some credentials are not known, which may be
+// the cause.
+func (m *Manager) failed(r Request, cause, missing error) error {
 	text := status.Convert(cause).Message()
+	if missing != nil {
+		text += "; " + missing.Error()
+	}
 	m.mu.Lock()
 	key := r.PodUID + "_" + r.Image
 	b := m.backoffs[key]
@@ -223,8 +243,7 @@ func (m *Manager) failed(r Request, cause error) error {
 }
 
 // join starts a pull or finds the one under way.
-func (m *Manager) join(ctx context.Context, spec *runtimeapi.ImageSpec, r Request) *pull {
-	auths := credentials(r.Image, r.Secrets)
+func (m *Manager) join(ctx context.Context, spec *runtimeapi.ImageSpec, r Request, auths []*runtimeapi.AuthConfig) *pull {
 	key := spec.Image
 	for _, a := range auths {
 		key += "\x00" + a.Username + "\x00" + a.Password + "\x00" + a.IdentityToken

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"knarr.dev/knarr/agent/credentials"
 	"knarr.dev/knarr/agent/critest"
 )
 
@@ -31,7 +32,7 @@ func TestCredentials(t *testing.T) {
 		`{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"},"*.example.com":{"username":"a","password":"b"},"reg.example.com/team":{"username":"t","password":"x"}}}`)}}
 	for image, want := range map[string]string{"busybox": "u:p", "reg.example.com/team/x:1": "t:x a:b", "reg.example.com/other": "a:b", "elsewhere.org/x": ""} {
 		var got []string
-		for _, a := range credentials(image, []*corev1.Secret{s}) {
+		for _, a := range credentials.FromSecrets(image, []*corev1.Secret{s}) {
 			got = append(got, a.Username+":"+a.Password)
 		}
 		if strings.Join(got, " ") != want {
@@ -56,7 +57,7 @@ func TestPullsAreJoinedAndBackOff(t *testing.T) {
 		return fail
 	}
 	clk := clocktesting.NewFakeClock(time.Unix(1000, 0))
-	m := New(rt.Client(t), clk)
+	m := New(rt.Client(t), nil, clk)
 	req := Request{PodUID: "u", Image: "b:1", Policy: corev1.PullIfNotPresent, Event: func(string, string, string) {}}
 	results := make(chan error, 2)
 	for range 2 {

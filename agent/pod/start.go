@@ -84,7 +84,7 @@ func (d *Deps) Ensure(ctx context.Context, pod *corev1.Pod, image string, policy
 		secrets = append(secrets, s)
 	}
 	return d.Images.Ensure(ctx, images.Request{
-		PodUID: string(pod.UID), Image: image, Policy: policy, Secrets: secrets,
+		PodUID: string(pod.UID), Pod: pod, Image: image, Policy: policy, Secrets: secrets,
 		Event: func(t, reason, message string) { d.Recorder.Event(pod, t, reason, message) },
 	})
 }

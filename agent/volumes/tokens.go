@@ -86,3 +86,9 @@ func (t *tokens) forget(uid string) {
 		}
 	}
 }
+
+// Token is a token of the pod's service account for an audience, bound to the pod.
+func (m *Manager) Token(ctx context.Context, pod *corev1.Pod, audience string) (string, error) {
+	t, err := m.tokens.get(ctx, pod, &corev1.ServiceAccountTokenProjection{Audience: audience})
+	return t.value, err
+}
