@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +29,7 @@ type limiter struct{ next http.RoundTripper }
 
 func (l limiter) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := l.next.RoundTrip(req)
-	if err != nil || strings.Contains(req.URL.Path, "/blobs/") {
+	if err != nil || isBlob(req) {
 		return resp, err
 	}
 	if resp.ContentLength > maxManifest {

@@ -212,7 +212,7 @@ func isLoopback(host string) bool {
 
 func (s *Store) pullFrom(ctx context.Context, r name.Reference, e endpoint) (*Image, error) {
 	opts := []remote.Option{
-		remote.WithContext(ctx), remote.WithTransport(limiter{e.transport}), remote.WithUserAgent("knarr"),
+		remote.WithContext(ctx), remote.WithTransport(limiter{resumer{e.transport, s.partials}}), remote.WithUserAgent("knarr"),
 		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
 	}
 	if e.auth != (authn.AuthConfig{}) {

@@ -29,6 +29,7 @@ type Store struct {
 	layers     *snapshot.Store
 	registries Registries
 	transport  *http.Transport
+	partials   *partials
 	log        *slog.Logger
 	now        func() time.Time
 
@@ -42,6 +43,9 @@ type Store struct {
 // Dial connects to a registry; nil stands for this process' own network.
 type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+// partialsDir holds the beginnings of layers.
+const partialsDir = "partial"
+
 // Open reads the images in dir.
 func Open(dir string, layers *snapshot.Store, registries Registries, dial Dial, log *slog.Logger, now func() time.Time) (*Store, error) {
 	s := &Store{
@@ -51,11 +55,18 @@ func Open(dir string, layers *snapshot.Store, registries Registries, dial Dial, 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	var err error
+	if s.partials, err = openPartials(filepath.Join(dir, partialsDir), now()); err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
+		if e.Name() == partialsDir {
+			continue
+		}
 		p := filepath.Join(dir, e.Name())
 		if !strings.HasSuffix(p, ".json") {
 			_ = os.Remove(p) // half a write
