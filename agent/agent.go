@@ -19,6 +19,8 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,6 +36,7 @@ import (
 	"knarr.dev/knarr/agent/node"
 	"knarr.dev/knarr/agent/plugins"
 	"knarr.dev/knarr/agent/pod"
+	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/agent/server"
 	"knarr.dev/knarr/agent/shutdown"
 	"knarr.dev/knarr/agent/usage"
@@ -103,6 +106,8 @@ type Config struct {
 	// Users are the host's users for pods with user namespaces; zero: 65536 for each
 	// pod, from 65536 on.
 	Users userns.Slots
+	// SwapBehavior is NoSwap (or empty) or LimitedSwap.
+	SwapBehavior string
 	// KubeletDir is where plugins and monitors look for a node's agent: below it are
 	// device-plugins, plugins_registry and pod-resources. Empty: there are no plugins.
 	KubeletDir string
@@ -193,6 +198,16 @@ func New(cfg Config) (*Agent, error) {
 		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Memory: capacity.Memory().Value(),
 		Allocatable: a.node.Allocatable, Metrics: count, MaxRestart: cfg.MaxRestart, Clock: cfg.Clock, Log: cfg.Log,
 	}
+	a.deps.Swap = podspec.Swap{Behavior: cfg.SwapBehavior, Unified: node.UnifiedMemory("/sys/fs/cgroup")}
+	if info.Swap != nil {
+		a.deps.Swap.Total = *info.Swap.Capacity
+	}
+	for name, q := range capacity {
+		if strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) && !q.IsZero() {
+			a.deps.HugePages = append(a.deps.HugePages, name)
+		}
+	}
+	slices.Sort(a.deps.HugePages)
 	if a.deps.Users, err = userns.New(cfg.Users, filepath.Join(cfg.Root, "pods")); err != nil {
 		return nil, fmt.Errorf("agent: user IDs of pods: %w", err)
 	}

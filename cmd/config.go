@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 
+	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/apiserver/admission"
 	"knarr.dev/knarr/container/oci/external"
 )
@@ -115,6 +116,11 @@ type NodeConfig struct {
 	// KubeletDir is where plugins and monitors look for the node's agent; empty: the
 	// kubelet's /var/lib/kubelet for the instance knarr, kubelet in dataDir for others.
 	KubeletDir string `json:"kubeletDir,omitempty"`
+	// MemorySwap says what containers have of the machine's swap.
+	MemorySwap struct {
+		// Behavior is NoSwap (or empty), or LimitedSwap: burstable ones have a share.
+		Behavior string `json:"swapBehavior,omitempty"`
+	} `json:"memorySwap,omitzero"`
 	// CredentialConfig is a file, or folder of files, with a CredentialProviderConfig of
 	// kubelet.config.k8s.io/v1: which of the programs in CredentialBin are asked for the
 	// credentials of which images.
@@ -259,6 +265,9 @@ func (c *Config) validate() error {
 	}
 	if (c.Node.CredentialConfig == "") != (c.Node.CredentialBin == "") {
 		bad("node.imageCredentialProviderConfig", c.Node.CredentialConfig, "must be given together with node.imageCredentialProviderBinDir")
+	}
+	if b := c.Node.MemorySwap.Behavior; b != "" && b != podspec.NoSwap && b != podspec.LimitedSwap {
+		bad("node.memorySwap.swapBehavior", b, "must be NoSwap or LimitedSwap")
 	}
 	if _, err := c.Node.ShutdownConfig.periods(); err != nil {
 		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))

@@ -199,7 +199,8 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		}
 	}
 	a, err := agent.New(agent.Config{
-		Credentials: providers, CredentialBin: n.cfg.Node.CredentialBin, DockerDirs: n.cfg.dockerDirs(),
+		SwapBehavior: n.cfg.Node.MemorySwap.Behavior,
+		Credentials:  providers, CredentialBin: n.cfg.Node.CredentialBin, DockerDirs: n.cfg.dockerDirs(),
 		ShutdownPeriods: ends, Inhibitor: inhibitor(),
 		Exclusive: exclusive,
 		Users:     users, KubeletDir: n.cfg.kubeletDir(),

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,9 +33,11 @@ func Machine(root string) (corev1.ResourceList, corev1.NodeSystemInfo, error) {
 		return nil, info, err
 	}
 	capacity[corev1.ResourceMemory] = *resource.NewQuantity(mem["MemTotal"], resource.BinarySI)
-	if size := mem["Hugepagesize"]; size > 0 {
-		name := corev1.ResourceName(corev1.ResourceHugePagesPrefix + resource.NewQuantity(size, resource.BinarySI).String())
-		capacity[name] = *resource.NewQuantity(mem["HugePages_Total"]*size, resource.BinarySI)
+	for name, bytes := range hugePages("/sys/kernel/mm/hugepages") {
+		capacity[name] = *resource.NewQuantity(bytes, resource.BinarySI)
+	}
+	if swap := mem["SwapTotal"]; swap > 0 {
+		info.Swap = &corev1.NodeSwapStatus{Capacity: &swap}
 	}
 	total, _, err := Disk(root)
 	if err != nil {
@@ -41,6 +45,31 @@ func Machine(root string) (corev1.ResourceList, corev1.NodeSystemInfo, error) {
 	}
 	capacity[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(total, resource.BinarySI)
 	return capacity, info, nil
+}
+
+// hugePages reads how many bytes of huge pages of each size there are.
+func hugePages(dir string) map[corev1.ResourceName]int64 {
+	out := map[corev1.ResourceName]int64{}
+	sizes, err := os.ReadDir(dir)
+	if err != nil {
+		return out // a kernel without them
+	}
+	for _, s := range sizes {
+		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(s.Name(), "hugepages-"), "kB"), 10, 64)
+		if err != nil {
+			continue
+		}
+		n, _ := strconv.ParseInt(line(filepath.Join(dir, s.Name(), "nr_hugepages")), 10, 64)
+		name := corev1.ResourceHugePagesPrefix + resource.NewQuantity(kib<<10, resource.BinarySI).String()
+		out[corev1.ResourceName(name)] = n * kib << 10
+	}
+	return out
+}
+
+// UnifiedMemory tells whether memory is limited by the second version of control
+// groups; root is where they are mounted.
+func UnifiedMemory(root string) bool {
+	return slices.Contains(strings.Fields(line(filepath.Join(root, "cgroup.controllers"))), "memory")
 }
 
 // Disk returns the bytes of the file system that holds path, or of that of its

@@ -34,6 +34,13 @@ func allocatable(capacity, reserved corev1.ResourceList) corev1.ResourceList {
 			out[name] = *resource.NewQuantity(0, q.Format)
 		}
 	}
+	for name, q := range capacity {
+		if strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) && !q.IsZero() {
+			memory := out[corev1.ResourceMemory]
+			memory.Sub(q) // it is no ordinary memory any more
+			out[corev1.ResourceMemory] = memory
+		}
+	}
 	if q, ok := out[corev1.ResourceMemory]; ok && q.Value() > 2*memoryFloor && reserved.Memory().Value() < memoryFloor {
 		q.Sub(*resource.NewQuantity(memoryFloor, resource.BinarySI))
 		out[corev1.ResourceMemory] = q

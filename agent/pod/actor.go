@@ -78,6 +78,8 @@ type Deps struct {
 	ClusterDNS    []netip.Addr
 	ClusterDomain string
 	Memory        int64 // of the node, bytes
+	Swap          podspec.Swap
+	HugePages     []corev1.ResourceName // the sizes that the node has
 	Allocatable   func() corev1.ResourceList
 	Drainer       Drainer        // nil: none
 	Groups        Groups         // nil: the runtime keeps them
@@ -123,6 +125,7 @@ type Actor struct {
 	images     map[string]*pulled
 	waiting    map[string]status.Waiting
 	resizing   status.Resize
+	restarts   bool                 // all containers are being restarted
 	retry      map[string]time.Time // when a container may be tried again
 	crash      map[string]*crash
 	started    map[string]bool // by container ID, see status.Input

@@ -37,7 +37,7 @@ func (a *Actor) postStart(c *corev1.Container, id string) {
 			a.event(corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed: "+err.Error())
 			a.waiting[c.Name] = status.Waiting{Reason: reasonPostStart, Message: "PostStartHook failed"}
 			if ct := a.view.ByID(id); ct.Running() {
-				a.kill(ct, "FailedPostStartHook", nil)
+				a.kill(ct, "FailedPostStartHook", nil, true)
 			}
 		}
 	})
@@ -94,8 +94,9 @@ func joined(cmd []string) string {
 }
 
 // kill stops one running container of a live pod; it is started again by the
-// restart policy. grace overrides the pod's grace period, in seconds.
-func (a *Actor) kill(c *view.Container, why string, grace *int64) {
+// restart policy. grace overrides the pod's grace period, in seconds; hook says
+// whether its preStop hook is run.
+func (a *Actor) kill(c *view.Container, why string, grace *int64, hook bool) {
 	if a.killed[c.Id] {
 		return
 	}
@@ -113,7 +114,7 @@ func (a *Actor) kill(c *view.Container, why string, grace *int64) {
 	}
 	a.event(corev1.EventTypeNormal, "Killing", why)
 	a.do("kill/"+c.Id, true, func(ctx context.Context) func() {
-		err := a.stopOne(ctx, pod, c, a.d.Clock.Now().Add(left), true)
+		err := a.stopOne(ctx, pod, c, a.d.Clock.Now().Add(left), hook)
 		st, _ := view.Status(ctx, a.d.CRI, c.Id)
 		return func() {
 			delete(a.killed, c.Id)

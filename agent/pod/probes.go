@@ -213,7 +213,7 @@ func (a *Actor) unhealthy(w *worker, c *corev1.Container, ct *view.Container) {
 	if podspec.IsSidecar(c) || podspec.ShouldRestart(a.pod, c, 137) {
 		why += ", will be restarted"
 	}
-	a.kill(ct, why, w.spec.TerminationGracePeriodSeconds)
+	a.kill(ct, why, w.spec.TerminationGracePeriodSeconds, true)
 }
 
 // stopProbes ends all probing.

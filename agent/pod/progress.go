@@ -42,7 +42,11 @@ func (a *Actor) progress() {
 		a.recreate()
 		return
 	}
-	d := plan(a.pod, a.view, sandbox, func(id string) bool { return a.started[id] })
+	at := restartedAt(a.pod, a.view)
+	if a.restarts = restartingAll(a.pod, a.view, at); a.beginAnew(at) {
+		return
+	}
+	d := plan(a.pod, since(a.view, at), sandbox, func(id string) bool { return a.started[id] })
 	if d.finished {
 		a.stopping = true
 		a.stopWork()
@@ -57,7 +61,7 @@ func (a *Actor) progress() {
 	}
 	for _, c := range d.replace {
 		name := c.Metadata.GetName()
-		a.kill(c, fmt.Sprintf("Container %s definition changed, will be restarted", name), nil)
+		a.kill(c, fmt.Sprintf("Container %s definition changed, will be restarted", name), nil, true)
 	}
 	a.resize()
 	for _, c := range d.start {
@@ -138,6 +142,9 @@ func (a *Actor) backoff(c *corev1.Container) (time.Time, bool) {
 	k := a.crash[c.Name]
 	if k == nil {
 		return time.Time{}, false
+	}
+	if last.CreatedAt <= restartedAt(a.pod, a.view) && !podspec.RestartsAll(c, last.ExitCode) {
+		return time.Time{}, false // another container's end was its own
 	}
 	finished := time.Unix(0, last.FinishedAt)
 	until := finished.Add(k.delay)

@@ -93,8 +93,9 @@ func (a *Actor) resize() {
 	a.resizing = status.Resize{Doing: true, Error: a.resizing.Error}
 	var inPlace []resizing
 	for _, r := range list {
+		a.d.Swap.Apply(r.want, a.pod, r.c, a.d.Memory)
 		if r.restart {
-			a.kill(r.last, fmt.Sprintf("Container %s resize requires restart", r.c.Name), nil)
+			a.kill(r.last, fmt.Sprintf("Container %s resize requires restart", r.c.Name), nil, true)
 		} else {
 			inPlace = append(inPlace, r)
 		}

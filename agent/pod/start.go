@@ -317,6 +317,8 @@ func (s *starting) config(ctx context.Context) (*runtimeapi.ContainerConfig, err
 		},
 	}
 	cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users
+	s.d.Swap.Apply(cfg.Linux.Resources, pod, c, s.d.Memory)
+	podspec.LimitPages(cfg.Linux.Resources, s.d.HugePages)
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		cfg.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[string(*c.Lifecycle.StopSignal)])
 	}

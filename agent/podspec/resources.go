@@ -2,6 +2,7 @@ package podspec
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -199,4 +200,15 @@ func pageSize(s string) string {
 		unit++
 	}
 	return resource.NewQuantity(v, resource.DecimalSI).String() + []string{"B", "KB", "MB", "GB"}[unit]
+}
+
+// LimitPages forbids the sizes of huge pages that a container does not ask for; sizes
+// are the node's, as resources.
+func LimitPages(r *runtimeapi.LinuxContainerResources, sizes []corev1.ResourceName) {
+	for _, name := range sizes {
+		size := pageSize(strings.TrimPrefix(string(name), corev1.ResourceHugePagesPrefix))
+		if !slices.ContainsFunc(r.HugepageLimits, func(h *runtimeapi.HugepageLimit) bool { return h.PageSize == size }) {
+			r.HugepageLimits = append(r.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: size})
+		}
+	}
 }

@@ -15,14 +15,8 @@ func ShouldRestart(pod *corev1.Pod, c *corev1.Container, exitCode int32) bool {
 			return false
 		}
 	}
-	for _, r := range c.RestartPolicyRules {
-		if r.ExitCodes == nil || r.Action != corev1.ContainerRestartRuleActionRestart {
-			continue
-		}
-		in := slices.Contains(r.ExitCodes.Values, exitCode)
-		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
-			return true
-		}
+	if action(c, exitCode) != "" {
+		return true
 	}
 	policy := pod.Spec.RestartPolicy
 	if c.RestartPolicy != nil {
@@ -35,4 +29,24 @@ func ShouldRestart(pod *corev1.Pod, c *corev1.Container, exitCode int32) bool {
 		return exitCode != 0
 	}
 	return true
+}
+
+// RestartsAll tells whether a container that ended with that code has all containers of
+// its pod begin anew.
+func RestartsAll(c *corev1.Container, exitCode int32) bool {
+	return action(c, exitCode) == corev1.ContainerRestartRuleActionRestartAllContainers
+}
+
+// action is that of the container's first rule for the code; empty: none applies.
+func action(c *corev1.Container, exitCode int32) corev1.ContainerRestartRuleAction {
+	for _, r := range c.RestartPolicyRules {
+		if r.ExitCodes == nil {
+			continue
+		}
+		in := slices.Contains(r.ExitCodes.Values, exitCode)
+		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+			return r.Action
+		}
+	}
+	return ""
 }

@@ -22,6 +22,9 @@ func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 	}
 	ours = append(ours, resizing(in.Resize)...)
+	if in.Restarting {
+		ours = append(ours, corev1.PodCondition{Type: corev1.AllContainersRestarting, Status: corev1.ConditionTrue, Reason: "ContainerExited"})
+	}
 	if t := in.Terminal; t != nil && t.Disruption != "" {
 		ours = append(ours, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: t.Disruption, Message: t.Message})
 	}
@@ -43,7 +46,7 @@ func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 		out = append(out, c)
 	}
 	for _, o := range pod.Status.Conditions {
-		if o.Type == corev1.PodResizePending || o.Type == corev1.PodResizeInProgress {
+		if o.Type == corev1.PodResizePending || o.Type == corev1.PodResizeInProgress || o.Type == corev1.AllContainersRestarting {
 			continue // they go when they no longer hold
 		}
 		if !slices.ContainsFunc(ours, func(c corev1.PodCondition) bool { return c.Type == o.Type }) {

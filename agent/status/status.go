@@ -58,7 +58,9 @@ type Input struct {
 	NodeIPs  []string
 	Terminal *Terminal
 	Resize   Resize
-	Memory   int64 // of the node, bytes
+	// Restarting: all containers are being restarted, because one asked for it.
+	Restarting bool
+	Memory     int64 // of the node, bytes
 	// Health says how the devices fare that a container has; nil: it has none.
 	Health func(container string) []corev1.ResourceStatus
 	// Stopped: every container has ended and none will start again.

@@ -7,10 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
+	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/client"
 )
 
@@ -40,8 +43,28 @@ func (m *Manager) emptyDir(pod *corev1.Pod, v *corev1.Volume) (string, error) {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, data); err != nil {
 			return "", fmt.Errorf("mount tmpfs on %s: %w", dir, err)
 		}
+	case medium == corev1.StorageMediumHugePages || strings.HasPrefix(string(medium), string(corev1.StorageMediumHugePagesPrefix)):
+		mounted, err := isMountPoint(dir)
+		if err != nil {
+			return "", err
+		}
+		if mounted {
+			return dir, nil
+		}
+		made = true
+		size, err := hugePageSize(pod, medium)
+		if err != nil {
+			return "", err
+		}
+		data := fmt.Sprintf("mode=0777,pagesize=%d", size)
+		if l := v.EmptyDir.SizeLimit; l != nil && !l.IsZero() {
+			data += fmt.Sprintf(",size=%d", l.Value())
+		}
+		if err := unix.Mount("nodev", dir, "hugetlbfs", 0, data); err != nil {
+			return "", fmt.Errorf("mount huge pages of %d bytes on %s: %w", size, dir, err)
+		}
 	default:
-		return "", fmt.Errorf("medium %q of emptyDir is not supported by this node; use \"\" or Memory", medium)
+		return "", fmt.Errorf("medium %q of emptyDir is not supported by this node; use \"\", Memory or HugePages", medium)
 	}
 	if !made {
 		return dir, nil
@@ -55,6 +78,35 @@ func (m *Manager) emptyDir(pod *corev1.Pod, v *corev1.Volume) (string, error) {
 		}
 	}
 	return dir, nil
+}
+
+// hugePageSize is the size in bytes of the pages of a medium: HugePages-SIZE says it,
+// HugePages means the one size that the pod's containers ask for.
+func hugePageSize(pod *corev1.Pod, medium corev1.StorageMedium) (int64, error) {
+	sizes := map[string]bool{}
+	podspec.Containers(pod, func(c *corev1.Container, _ bool) {
+		for name := range c.Resources.Requests {
+			if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
+				sizes[size] = true
+			}
+		}
+	})
+	want, ok := strings.CutPrefix(string(medium), string(corev1.StorageMediumHugePagesPrefix))
+	if !ok {
+		if len(sizes) != 1 {
+			return 0, fmt.Errorf("medium HugePages of emptyDir: the pod's containers ask for huge pages of %d sizes; use HugePages-SIZE", len(sizes))
+		}
+		for size := range sizes {
+			want = size
+		}
+	} else if !sizes[want] {
+		return 0, fmt.Errorf("medium %s of emptyDir: no container of the pod asks for hugepages-%s", medium, want)
+	}
+	q, err := resource.ParseQuantity(want)
+	if err != nil {
+		return 0, fmt.Errorf("medium %s of emptyDir: %w", medium, err)
+	}
+	return q.Value(), nil
 }
 
 // own gives a directory to a group, and its future files by the set-gid bit.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -31,6 +32,7 @@ func TestNodeFeatures(t *testing.T) {
 		{"users of their own", ownUsers},
 		{"devices of plugins", pluginDevices},
 		{"CPUs alone", ownCPUs},
+		{"all containers begin anew", restartAll},
 	} {
 		t.Run(sub.name, func(t *testing.T) {
 			whole := c.t
@@ -241,4 +243,104 @@ spec:
 			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
 		})
 	})
+}
+
+// Huge pages are a resource of the node, and files of the pod.
+func TestHugePages(t *testing.T) {
+	const file = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Skip("needs huge pages of 2 MiB: ", err)
+	}
+	if err := os.WriteFile(file, []byte("16"), 0); err != nil {
+		t.Skip("needs to set huge pages aside: ", err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(file, before, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if got, _ := os.ReadFile(file); strings.TrimSpace(string(got)) != "16" {
+		t.Skipf("the machine has set %s huge pages aside instead of 16", got)
+	}
+	c := start(t)
+	c.awaitNode(func(n *corev1.Node) bool {
+		have, memory, whole := n.Status.Allocatable["hugepages-2Mi"], n.Status.Allocatable.Memory(), n.Status.Capacity.Memory()
+		return have.Value() == 32<<20 && whole.Value()-memory.Value() >= 32<<20
+	})
+	c.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: huge}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: REGISTRY/tools:1
+    command: [sleep, "100000"]
+    resources: {limits: {hugepages-2Mi: 4Mi, memory: 32Mi}}
+    volumeMounts: [{name: pages, mountPath: /pages}]
+  volumes: [{name: pages, emptyDir: {medium: HugePages}}]
+`)
+	c.awaitPod("huge", "ready", ready)
+	if out := c.must("exec", "huge", "--", "sh", "-c", "grep ' /pages ' /proc/mounts"); !strings.Contains(out, "hugetlbfs") || !strings.Contains(out, "pagesize=2M") {
+		t.Errorf("the volume: %s", out)
+	}
+	group := ""
+	for _, d := range c.containerProcs() {
+		if b, err := os.ReadFile(d + "/cgroup"); err == nil {
+			for _, l := range strings.Split(string(b), "\n") {
+				if rest, ok := strings.CutPrefix(l, "0::"); ok {
+					group = rest
+				}
+			}
+		}
+	}
+	for name, want := range map[string]string{"hugetlb.2MB.max": "4194304", "hugetlb.1GB.max": "0"} {
+		b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/unified", group, name))
+		if err != nil {
+			t.Logf("limits of huge pages are not checked: %v", err)
+		} else if got := strings.TrimSpace(string(b)); got != want && name == "hugetlb.2MB.max" {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	c.must("delete", "pod", "huge")
+}
+
+// A container that says so has all containers of its pod begin anew, in their place.
+func restartAll(t *testing.T, c *cluster) {
+	c.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: again}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  volumes: [{name: v, emptyDir: {}}]
+  initContainers:
+  - {name: init, image: REGISTRY/tools:1, command: [sh, -c, "echo init >>/v/f"], volumeMounts: [{name: v, mountPath: /v}]}
+  containers:
+  - name: worker
+    image: REGISTRY/tools:1
+    command: [sh, -c, "echo worker >>/v/f; sleep 100000"]
+    volumeMounts: [{name: v, mountPath: /v}]
+  - name: boss
+    image: REGISTRY/tools:1
+    command: [sh, -c, "while [ $(grep -c worker /v/f) -lt 2 ]; do sleep 0.1; [ -e /v/go ] && rm /v/go && exit 88; done; sleep 100000"]
+    restartPolicy: Never
+    restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [88]}}]
+    volumeMounts: [{name: v, mountPath: /v}]
+`)
+	p := c.awaitPod("again", "ready", ready)
+	c.must("exec", "again", "-c", "worker", "--", "touch", "/v/go")
+	q := c.awaitPod("again", "begun anew", func(p *corev1.Pod) bool {
+		return ready(p) && p.Status.ContainerStatuses[0].RestartCount == 1 && p.Status.ContainerStatuses[1].RestartCount == 1
+	})
+	if p.Status.PodIP != q.Status.PodIP {
+		t.Errorf("address %s became %s", p.Status.PodIP, q.Status.PodIP)
+	}
+	if out := c.must("exec", "again", "-c", "worker", "--", "cat", "/v/f"); out != "init\nworker\ninit\nworker\n" {
+		t.Errorf("order: %q", out)
+	}
+	c.must("delete", "pod", "again")
 }
