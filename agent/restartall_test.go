@@ -67,7 +67,9 @@ func TestAContainerRestartsAll(t *testing.T) {
 	if n := len(w.cri.Sandboxes()); n != 1 {
 		t.Errorf("%d sandboxes", n)
 	}
-	if !slices.ContainsFunc(w.events.list(), func(e string) bool { return strings.HasPrefix(e, "Normal Killing Stopping container worker: all containers") }) {
+	if !slices.ContainsFunc(w.events.list(), func(e string) bool {
+		return strings.HasPrefix(e, "Normal Killing Stopping container worker: all containers")
+	}) {
 		t.Errorf("events: %q", w.events.list())
 	}
 	// An end by another code is the end.

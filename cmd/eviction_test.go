@@ -45,3 +45,17 @@ func TestEvictionSettings(t *testing.T) {
 		t.Errorf("none at all: %+v, %v", c, err)
 	}
 }
+
+func TestLongestBackOff(t *testing.T) {
+	for text, want := range map[string]time.Duration{"": 0, "1s": time.Second, "90s": 90 * time.Second, "5m": 5 * time.Minute, "0s": -1, "500ms": -1, "6m": -1, "long": -1, "-1s": -1} {
+		cfg := defaultConfig()
+		cfg.Node.MaxRestartPeriod = text
+		d, err := cfg.Node.maxRestart()
+		if (err != nil) != (want < 0) || err == nil && d != want {
+			t.Errorf("%q: %v, %v", text, d, err)
+		}
+		if err := cfg.validate(); (err != nil) != (want < 0) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,12 +49,17 @@ func startContainerd(t *testing.T, registry string) []string {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes namespaces, mounts and control groups")
 	}
+	sweepContainerd(t)
 	// Short: the path of a socket has 107 bytes.
 	dir, err := os.MkdirTemp("/tmp", "knarr-cd-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	noteNamespaces(t, dir)
+	if err := os.WriteFile(filepath.Join(dir, "owner"), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cleanContainerd(t, dir) })
 	at := func(name string) string { return filepath.Join(dir, name) }
 	hosts := filepath.Join(dir, "certs", registry)
 	if err := os.MkdirAll(hosts, 0o755); err != nil {
