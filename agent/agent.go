@@ -147,8 +147,9 @@ type Agent struct {
 	devices  *devices.Manager  // nil: no plugins
 	plugins  *plugins.Registry // nil: no plugins
 	exclusive
-	ending ending
-	keys   *credentials.Keyring
+	ending   ending
+	logSizes map[string]int64 // bytes by path, of the goroutine that rotates logs
+	keys     *credentials.Keyring
 }
 
 // New checks the configuration and wires an agent; it does nothing yet.

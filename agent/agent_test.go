@@ -229,7 +229,7 @@ func TestVolumesAppearAndFollow(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(mounts["/cm"], "k")); err != nil || string(b) != "one" {
 		t.Fatalf("content %q, %v", b, err)
 	}
-	if info, err := os.Stat(mounts["/e"]); err != nil || info.Mode().Perm() != 0o777 || !strings.HasSuffix(mounts["/e"], "/e/a/b") {
+	if info, err := os.Stat(mounts["/e"]); err != nil || info.Mode().Perm() != 0o777 || !strings.HasSuffix(mounts["/e"], "/volume-subpaths/e/c/1") {
 		t.Fatalf("subPath %s: %v %v", mounts["/e"], info, err)
 	}
 	if b, err := os.ReadFile(mounts["/etc/hosts"]); err != nil || !strings.Contains(string(b), "10.9.0.1\tp\n") {

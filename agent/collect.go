@@ -18,6 +18,7 @@ import (
 // Housekeeping: how often, and the bounds of logs and images.
 const (
 	collectEvery = 10 * time.Second
+	floodEvery   = 50 * time.Millisecond // of a log that grows fast
 	imagesEvery  = 5 * time.Minute
 	maxLogSize   = 10 << 20 // bytes of one log file
 	maxLogFiles  = 5
@@ -28,16 +29,16 @@ const (
 // collect keeps logs and images within bounds until ctx ends. Looking costs one
 // stat for each running container.
 func (a *Agent) collect(ctx context.Context) error {
-	next := a.cfg.Clock.Now().Add(imagesEvery)
+	next, soon := a.cfg.Clock.Now().Add(imagesEvery), collectEvery
 	for {
-		t := a.cfg.Clock.NewTimer(collectEvery)
+		t := a.cfg.Clock.NewTimer(soon)
 		select {
 		case <-t.C():
 		case <-ctx.Done():
 			t.Stop()
 			return ctx.Err()
 		}
-		a.rotateLogs(ctx)
+		soon = a.rotateLogs(ctx, soon)
 		if now := a.cfg.Clock.Now(); !now.Before(next) {
 			next = now.Add(imagesEvery)
 			if err := a.collectImages(ctx); err != nil && ctx.Err() == nil {
@@ -47,9 +48,22 @@ func (a *Agent) collect(ctx context.Context) error {
 	}
 }
 
+// untilFull is when to look again at a log of that size that has grown by so many bytes
+// within passed: before it is too large if it goes on like this. A flood is followed
+// closely, all others cost one look in a while.
+func untilFull(size, grown int64, passed time.Duration) time.Duration {
+	if grown <= 0 {
+		return collectEvery
+	}
+	left := float64(max(maxLogSize-size, 0)) / float64(grown) * float64(passed)
+	return time.Duration(min(max(left, float64(floodEvery)), float64(collectEvery)))
+}
+
 // rotateLogs renames log files that have grown too large and has the runtime
-// open new ones.
-func (a *Agent) rotateLogs(ctx context.Context) {
+// open new ones. passed is for how long nobody looked; it returns when to look again.
+func (a *Agent) rotateLogs(ctx context.Context, passed time.Duration) time.Duration {
+	soon, sizes := collectEvery, map[string]int64{}
+	defer func() { a.logSizes = sizes }()
 	for _, act := range a.pods.all() {
 		pod, v := act.Snapshot()
 		dir := podspec.LogDir(a.cfg.LogRoot, pod.Namespace, pod.Name, string(pod.UID))
@@ -59,14 +73,23 @@ func (a *Agent) rotateLogs(ctx context.Context) {
 			}
 			path := filepath.Join(dir, podspec.LogPath(name, list[0].Restarts()))
 			info, err := os.Stat(path)
-			if err != nil || info.Size() < maxLogSize {
+			if err != nil {
 				continue
 			}
+			size := info.Size()
+			grown := size - a.logSizes[path]
+			if size < maxLogSize {
+				sizes[path] = size
+				soon = min(soon, untilFull(size, grown, passed))
+				continue
+			}
+			soon = min(soon, untilFull(0, grown, passed))
 			if err := a.rotate(ctx, path, list[0].Id); err != nil && ctx.Err() == nil {
 				a.cfg.Log.Warn("a container's log could not be rotated", "container", name, "pod", pod.Namespace+"/"+pod.Name, "error", err)
 			}
 		}
 	}
+	return soon
 }
 
 func (a *Agent) rotate(ctx context.Context, path, id string) error {

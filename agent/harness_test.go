@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -64,6 +66,15 @@ func newWorld(t testing.TB, opts ...option) *world {
 	for _, o := range opts {
 		o(&w.cfg)
 	}
+	root := w.cfg.Root
+	t.Cleanup(func() { // what pods that a test leaves running have mounted
+		b, _ := os.ReadFile("/proc/self/mountinfo")
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], root+"/") {
+				_ = unix.Unmount(f[4], unix.MNT_DETACH)
+			}
+		}
+	})
 	return w
 }
 

@@ -127,7 +127,7 @@ func runAgent(ctx context.Context, cfg *Config, p *parent) error {
 	}
 	defer cl.Close()
 	acc.client, acc.remote = cl, true
-	acc.authorize = (&reviewer{client: cl, node: cfg.Node.Name, now: time.Now}).authorize
+	acc.authorize = (&reviewer{client: cl, node: cfg.Node.Name, now: time.Now, tokens: &tokenReviewer{client: cl, now: time.Now}}).authorize
 	g, ctx := errgroup.WithContext(ctx)
 	if err := n.run(ctx, g, acc); err != nil {
 		g.Go(func() error { return err })
@@ -184,6 +184,7 @@ type reviewer struct {
 	client client.Interface
 	node   string
 	now    func() time.Time
+	tokens *tokenReviewer
 
 	mu       sync.Mutex
 	verdicts map[string]verdict // by user, verb and subresource
@@ -196,10 +197,7 @@ type verdict struct {
 
 // authorize lets those use the kubelet API who may use the node's subresources.
 func (v *reviewer) authorize(r *http.Request) error {
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		return errors.New("a client certificate is required")
-	}
-	user, err := (&auth.Authenticator{}).Authenticate(r)
+	user, err := kubeletUser(r, v.tokens.user)
 	if err != nil {
 		return err
 	}

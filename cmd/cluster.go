@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/sync/errgroup"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -234,10 +235,10 @@ func (c *cluster) runNode(ctx context.Context, g *errgroup.Group) error {
 // authorizeAgent lets those use the kubelet API who may use the node's
 // subresources.
 func (c *cluster) authorizeAgent(r *http.Request) error {
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		return errors.New("a client certificate is required")
-	}
-	user, err := (&auth.Authenticator{}).Authenticate(r)
+	user, err := kubeletUser(r, func(ctx context.Context, token string) (*authenticationv1.UserInfo, error) {
+		user, _, err := c.control.authn.Token(ctx, token, nil)
+		return user, err
+	})
 	if err != nil {
 		return err
 	}

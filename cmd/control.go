@@ -55,6 +55,7 @@ type controlPlane struct {
 	audit       *auditing
 	frontProxy  *pki.Authority // of proxies that name users in headers
 	proxy       *pki.Pair      // the server's own certificate as such a proxy
+	authn       *auth.Authenticator
 }
 
 // issuer names the service account tokens' issuer.
@@ -114,8 +115,8 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 		return cp, err
 	}
 	look.Registry = cp.registry
-	authn := &auth.Authenticator{Tokens: tokens, Bearers: look.Bearers(tokens, time.Now, log), Anonymous: bootstrap.PublicPath, FrontProxy: cp.frontProxy.Cert}
-	if err := cfg.API.authentication(authn); err != nil {
+	cp.authn = &auth.Authenticator{Tokens: tokens, Bearers: look.Bearers(tokens, time.Now, log), Anonymous: bootstrap.PublicPath, FrontProxy: cp.frontProxy.Cert}
+	if err := cfg.API.authentication(cp.authn); err != nil {
 		return cp, err
 	}
 	tokens.Live = look.Live
@@ -134,7 +135,7 @@ func openControlPlane(ctx context.Context, cfg *Config, log *slog.Logger) (cp *c
 	}
 	cp.flow = flow.New(flow.Config{Registry: cp.registry, Seats: cfg.API.MaxRequests, Now: time.Now, Log: log})
 	cp.server = apiserver.New(ctx, apiserver.Config{
-		Registry: cp.registry, Aggregate: cp.aggregate, Flow: cp.flow, Audit: cp.audit.auditor(), Authn: authn, Authz: authz, Tokens: tokens, Version: apiVersion(),
+		Registry: cp.registry, Aggregate: cp.aggregate, Flow: cp.flow, Audit: cp.audit.auditor(), Authn: cp.authn, Authz: authz, Tokens: tokens, Version: apiVersion(),
 		Kubelet: apiserver.Kubelet{Transport: cp.kubeletTransport()}, Now: time.Now, Log: log,
 	})
 	return cp, nil

@@ -43,3 +43,8 @@ func (r *Runtime) CPUs(pod string) (string, bool) {
 	}
 	return "", false
 }
+
+// ReopenContainerLog implements the runtime service; the fake writes no logs.
+func (r *Runtime) ReopenContainerLog(_ context.Context, req *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
+	return &runtimeapi.ReopenContainerLogResponse{}, r.call("ReopenContainerLog", req.ContainerId)
+}

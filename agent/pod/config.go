@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
-	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -184,7 +182,7 @@ func (s *starting) valueFrom(ctx context.Context, src *corev1.EnvVarSource) (str
 func (s *starting) mounts(vars map[string]string) ([]*runtimeapi.Mount, error) {
 	var out []*runtimeapi.Mount
 	hosts := false
-	for _, m := range s.c.VolumeMounts {
+	for i, m := range s.c.VolumeMounts {
 		host, ok := s.volumes[m.Name]
 		if !ok {
 			return nil, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, s.c.Name)
@@ -199,7 +197,7 @@ func (s *starting) mounts(vars map[string]string) ([]*runtimeapi.Mount, error) {
 		ref, isImage := volumes.ImageRef(host)
 		if sub != "" && !isImage {
 			var err error
-			if host, err = subPath(host, sub); err != nil {
+			if host, err = subPath(host, sub, s.subPathOf(m.Name, i)); err != nil {
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, s.c.Name, err)
 			}
 		}
@@ -254,44 +252,6 @@ func imageOf(pod *corev1.Pod, volume string) string {
 		}
 	}
 	return ""
-}
-
-// subPath resolves a path inside a volume. Links are resolved as if the volume
-// were the root, so none leads out; a missing directory is made.
-func subPath(volume, sub string) (string, error) {
-	if filepath.IsAbs(sub) || strings.Contains("/"+sub+"/", "/../") {
-		return "", fmt.Errorf("subPath %q must be relative and must not contain '..'", sub)
-	}
-	root, err := filepath.EvalSymlinks(volume)
-	if err != nil {
-		return "", err
-	}
-	full, err := securejoin.SecureJoin(root, sub)
-	if err != nil {
-		return "", err
-	}
-	if _, err := os.Lstat(full); err == nil {
-		return full, nil
-	}
-	info, err := os.Stat(root)
-	if err != nil {
-		return "", err
-	}
-	handle, err := os.Open(root)
-	if err != nil {
-		return "", err
-	}
-	defer handle.Close()
-	dir, err := pathrs.MkdirAllHandle(handle, sub, info.Mode().Perm()|0o700)
-	if err != nil {
-		return "", err
-	}
-	// A directory made for the pod is as open as the volume itself.
-	defer dir.Close()
-	if err := dir.Chmod(info.Mode()); err != nil {
-		return "", err
-	}
-	return full, nil
 }
 
 func propagation(p *corev1.MountPropagationMode) runtimeapi.MountPropagation {

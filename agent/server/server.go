@@ -93,10 +93,23 @@ func New(cfg Config) *Server {
 	return s
 }
 
+// Unauthenticated marks an error of [Config.Authorize]: it is not known who asks.
+func Unauthenticated(err error) error { return unauthenticated{err} }
+
+type unauthenticated struct{ error }
+
+func (u unauthenticated) Unwrap() error { return u.error }
+
 // ServeHTTP authorizes and answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.cfg.Authorize != nil && !strings.HasPrefix(r.URL.Path, "/healthz") {
 		if err := s.cfg.Authorize(r); err != nil {
+			var unknown unauthenticated
+			if errors.As(err, &unknown) {
+				s.cfg.Log.Debug("a request was refused", "path", r.URL.Path, "from", r.RemoteAddr, "error", err)
+				http.Error(w, "Unauthorized", http.StatusUnauthorized)
+				return
+			}
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}

@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,6 +35,7 @@ func TestNodeFeatures(t *testing.T) {
 		{"devices of plugins", pluginDevices},
 		{"CPUs alone", ownCPUs},
 		{"all containers begin anew", restartAll},
+		{"bearer tokens", bearerTokens},
 	} {
 		t.Run(sub.name, func(t *testing.T) {
 			whole := c.t
@@ -343,4 +346,48 @@ spec:
 		t.Errorf("order: %q", out)
 	}
 	c.must("delete", "pod", "again")
+}
+
+// bearerTokens: monitors use the agent's server with a service account's token.
+func bearerTokens(t *testing.T, c *cluster) {
+	c.apply(`
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: monitor}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: monitor}
+rules: [{apiGroups: [""], resources: [nodes/metrics], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: monitor}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: monitor}
+subjects: [{kind: ServiceAccount, name: monitor, namespace: default}]
+`)
+	token := strings.TrimSpace(c.must("create", "token", "monitor"))
+	port := strings.TrimSpace(c.must("get", "nodes", "-o", "jsonpath={.items[0].status.daemonEndpoints.kubeletEndpoint.Port}"))
+	hc := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	defer hc.CloseIdleConnections()
+	for _, tc := range []struct {
+		path, token string
+		want        int
+	}{{"/metrics", token, 200}, {"/pods", token, 403}, {"/metrics", "", 401}, {"/metrics", token + "x", 401}} {
+		r, err := http.NewRequestWithContext(t.Context(), "GET", "https://127.0.0.1:"+port+tc.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tc.token != "" {
+			r.Header.Set("Authorization", "Bearer "+tc.token)
+		}
+		resp, err := hc.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tc.want {
+			t.Errorf("%s with token %.5s: %s, want %d", tc.path, tc.token, resp.Status, tc.want)
+		}
+	}
 }

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"knarr.dev/knarr/agent/podspec"
+)
+
+func TestWhenLogsAreLookedAt(t *testing.T) {
+	const mi = 1 << 20
+	for _, tc := range []struct {
+		name        string
+		size, grown int64
+		passed      time.Duration
+		want        time.Duration
+	}{
+		{"quiet", 5 * mi, 0, 10 * time.Second, 10 * time.Second},
+		{"replaced", 1 * mi, -5 * mi, 10 * time.Second, 10 * time.Second},
+		{"slow", 5 * mi, 1 * mi, 10 * time.Second, 10 * time.Second},
+		{"full in 5 s", 5 * mi, 5 * mi, 5 * time.Second, 5 * time.Second},
+		{"full in 100 ms", 9 * mi, 10 * mi, time.Second, 100 * time.Millisecond},
+		{"a flood", 0, 1000 * mi, time.Second, 50 * time.Millisecond},
+		{"too large", 11 * mi, 1 * mi, time.Second, 50 * time.Millisecond},
+	} {
+		if got := untilFull(tc.size, tc.grown, tc.passed); got != tc.want {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+		}
+	}
+}
+
+// A container that writes 100 MiB/s leaves no more than the files that are kept, each
+// at most half as large again as one ought to be, from the second look on.
+func TestAFloodStaysBounded(t *testing.T) {
+	clk := clocktesting.NewFakeClock(time.Now())
+	w := newWorld(t, withClock(clk))
+	a := w.run()
+	w.pod("p", nil)
+	w.wait("p", "running", running)
+	dir := filepath.Join(podspec.LogDir(w.cfg.LogRoot, "default", "p", "uid-p"), "c")
+	path := filepath.Join(dir, "0.log")
+	const rate = 100 << 20 // bytes a second
+	grow := func(d time.Duration) {
+		info, err := os.Stat(path)
+		size := int64(0)
+		if err == nil {
+			size = info.Size()
+		} else if f, err := os.Create(path); err != nil {
+			t.Fatal(err)
+		} else {
+			f.Close()
+		}
+		if err := os.Truncate(path, size+int64(float64(rate)*d.Seconds())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	passed := time.Second
+	grow(passed)
+	for i := range 40 {
+		clk.SetTime(clk.Now().Add(time.Second)) // for the names of rotated files
+		next := a.rotateLogs(t.Context(), passed)
+		passed = next
+		files, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var total int64
+		for _, f := range files {
+			if info, err := os.Stat(f); err == nil {
+				total += info.Size()
+			}
+		}
+		if i > maxLogFiles+1 && total > maxLogFiles*maxLogSize*3/2 {
+			t.Fatalf("look %d: %d bytes in %d files", i, total, len(files))
+		}
+		grow(passed)
+	}
+	if n, _ := filepath.Glob(filepath.Join(dir, "*")); len(n) > maxLogFiles {
+		t.Errorf("%d files", len(n))
+	}
+}
