@@ -263,3 +263,34 @@ func TestBombOfNothing(t *testing.T) {
 		t.Errorf("after the bomb %d of %d blocks are free (%v)", st.Bavail, st.Blocks, err)
 	}
 }
+
+// A command that is executed in a container, and a container that joins the processes of
+// another, come from the host. On their way in they must not be windows through which
+// the container sees the host's files, not even if it may trace processes. The pod's own
+// first process must not be one either.
+func TestNoWindowsToTheHost(t *testing.T) {
+	f := newFixture(t)
+	host := t.TempDir()
+	if err := os.WriteFile(filepath.Join(host, "mark"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	look := "while :; do for p in /proc/[0-9]*; do for w in root cwd; do test -e $p/$w" + host + "/mark && echo $w shows the host; done; " +
+		"for l in $p/fd/*; do test -e $l" + host + "/mark && echo a descriptor shows the host; done; done; done 2>/dev/null"
+	for name, mode := range map[string]runtimeapi.NamespaceMode{"commands": runtimeapi.NamespaceMode_CONTAINER, "containers": runtimeapi.NamespaceMode_POD} {
+		pod := f.sandbox(func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.NamespaceOptions.Pid = mode })
+		in := func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext.NamespaceOptions.Pid = mode }
+		id := f.run(pod, look, func(c *runtimeapi.ContainerConfig) { in(c); mighty(c) })
+		for range 100 {
+			f.exec(id, "true")
+			if mode == runtimeapi.NamespaceMode_POD {
+				f.output(pod, "true", in)
+			}
+		}
+		if _, err := f.StopContainer(f.ctx(), &runtimeapi.StopContainerRequest{ContainerId: id}); err != nil {
+			t.Fatal(err)
+		}
+		if out, _ := f.logText(id); out != "" {
+			t.Errorf("%s: seen %d times, first %q", name, strings.Count(out, "\n"), out[:min(len(out), 80)])
+		}
+	}
+}

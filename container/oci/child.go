@@ -33,6 +33,32 @@ func newChild(pid, pidfd int) (*Child, error) {
 	return &Child{PID: pid, StartTime: start, pidfd: os.NewFile(uintptr(pidfd), "pidfd")}, nil
 }
 
+// replace makes c the process pid, another child of ours, which goes on in place of
+// the one that c was.
+func (c *Child) replace(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("following process %d: %w", pid, err)
+	}
+	// On a thread of its own: the root of the calling one may be the container's by now.
+	var n *Child
+	err = OnThread(func() (err error) { n, err = newChild(pid, fd); return err })
+	if err != nil {
+		unix.Close(fd)
+		return err
+	}
+	old, err := dupFile(c.pidfd)
+	if err != nil {
+		n.Close()
+		return err
+	}
+	discard(old) // it has ended, or is about to
+	unix.Close(old)
+	c.pidfd.Close()
+	c.PID, c.StartTime, c.pidfd = n.PID, n.StartTime, n.pidfd
+	return nil
+}
+
 // Adopt makes a Child of a pidfd that was kept elsewhere. It takes the
 // descriptor over.
 func Adopt(pid int, start uint64, pidfd *os.File) (*Child, error) {

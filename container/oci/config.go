@@ -14,6 +14,7 @@ const (
 	flagSetns
 	flagPause
 	flagUser
+	flagJoin
 )
 
 const (

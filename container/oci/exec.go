@@ -24,8 +24,8 @@ type ExecSpec struct {
 // its root, its cgroups. With TTY the child's Console is the terminal's master.
 func (l *Launcher) Exec(ctx context.Context, spec *ExecSpec, stdio Stdio, cg Cgroup) (Command, error) {
 	cfg := initConfig{
-		flags: flagSetns, cwd: spec.Cwd,
-		setns: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
+		flags: flagSetns | flagJoin, cwd: spec.Cwd,
+		setns: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
 	}
 	l.identity(&cfg, &spec.Process, spec.TTY)
 	var console *os.File
@@ -48,17 +48,8 @@ func (l *Launcher) Exec(ctx context.Context, spec *ExecSpec, stdio Stdio, cg Cgr
 		return nil, err
 	}
 	defer unix.Close(target)
-	var child *Child
-	err = OnThread(func() error {
-		// A PID namespace is entered by children alone, hence here and not in init.c.
-		if err := unix.Setns(target, unix.CLONE_NEWPID); err != nil {
-			return fmt.Errorf("entering the PID namespace of process %d: %w", spec.Target.PID, err)
-		}
-		var err error
-		child, err = l.spawn(ctx, &job{
-			args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: target, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj,
-		})
-		return err
+	child, err := l.spawn(ctx, &job{
+		args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: target, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj,
 	})
 	if err != nil {
 		if console != nil {
@@ -71,20 +62,45 @@ func (l *Launcher) Exec(ctx context.Context, spec *ExecSpec, stdio Stdio, cg Cgr
 }
 
 // Pause starts a process that does nothing but hold a PID namespace and reap
-// what is orphaned in it. Pods that share their processes need one.
+// what is orphaned in it. Pods that share their processes need one. It sees no files:
+// the pod's containers see what it does.
 func (l *Launcher) Pause(ctx context.Context, ns Namespaces, users *Users, cg Cgroup) (*Child, error) {
 	var child *Child
 	err := OnThread(func() error {
-		err := Enter(ns)
+		if err := unshareFS(); err != nil {
+			return fmt.Errorf("preparing a thread: %w", err)
+		}
+		if err := enter(ns); err != nil {
+			return err
+		}
+		root, err := emptyRoot()
 		if err != nil {
 			return err
 		}
+		defer unix.Close(root)
 		child, err = l.spawn(ctx, &job{
-			args: []string{"pause"}, cfg: &initConfig{flags: flagPause}, extra: -1, users: users, flags: unix.CLONE_NEWPID, cgroup: cg, oomScore: -998,
+			args: []string{"pause"}, cfg: &initConfig{flags: flagPause | flagPivot}, extra: root, users: users, flags: unix.CLONE_NEWPID, cgroup: cg, oomScore: -998,
 		})
 		return err
 	})
 	return child, err
+}
+
+// emptyRoot mounts an empty folder in the mount namespace of the calling thread, on one
+// that every machine has, and opens it.
+func emptyRoot() (int, error) {
+	const at = "/dev"
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return -1, fmt.Errorf("making the mount namespace private: %w", err)
+	}
+	if err := unix.Mount("empty", at, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=4k,nr_inodes=2"); err != nil {
+		return -1, fmt.Errorf("mounting an empty folder: %w", err)
+	}
+	root, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("opening an empty folder: %w", err)
+	}
+	return root, nil
 }
 
 func dupFile(f *os.File) (int, error) {

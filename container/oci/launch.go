@@ -75,7 +75,10 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 		if err := unshareFS(); err != nil {
 			return fmt.Errorf("preparing a thread: %w", err)
 		}
-		root, err := build(spec, func() error { return enter(spec.Namespaces) })
+		// The process namespace is left to the init program: see join_processes there.
+		ns := spec.Namespaces
+		ns.PID = ""
+		root, err := build(spec, func() error { return enter(ns) })
 		if err != nil {
 			return err
 		}
@@ -93,13 +96,19 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 			defer slave.Close()
 			stdio = Stdio{slave, slave, slave}
 		}
-		var flags uintptr
-		if spec.Namespaces.PID == Private {
-			flags = unix.CLONE_NEWPID
+		j := &job{args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: root, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj}
+		switch spec.Namespaces.PID {
+		case "":
+		case Private:
+			j.flags = unix.CLONE_NEWPID
+		default:
+			cfg.flags |= flagJoin
+			if j.processes, err = os.Open(spec.Namespaces.PID); err != nil {
+				return fmt.Errorf("opening a process namespace: %w", err)
+			}
+			defer j.processes.Close()
 		}
-		child, err = l.spawn(ctx, &job{
-			args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: root, users: spec.Users, flags: flags, cgroup: cg, oomScore: spec.OOMScoreAdj,
-		})
+		child, err = l.spawn(ctx, j)
 		if err != nil {
 			if console != nil {
 				console.Close()
@@ -181,6 +190,7 @@ type job struct {
 	flags     uintptr
 	cgroup    Cgroup // nil: none is joined
 	oomScore  int
+	processes *os.File // the process namespace to join, if cfg says so
 }
 
 // spawn clones the init program and follows it until the real program runs.
@@ -209,7 +219,7 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 	pidfd := -1
 	attr := &syscall.ProcAttr{
 		Dir: "", Env: j.env,
-		Files: []uintptr{l.or(j.stdio.In), l.or(j.stdio.Out), l.or(j.stdio.Err), conf.Fd(), theirs.Fd(), uintptr(j.extra), l.null.Fd(), l.init.Fd()},
+		Files: []uintptr{l.or(j.stdio.In), l.or(j.stdio.Out), l.or(j.stdio.Err), conf.Fd(), theirs.Fd(), uintptr(j.extra), l.null.Fd(), l.init.Fd(), l.or(j.processes)},
 		Sys:   &syscall.SysProcAttr{Cloneflags: j.flags, PidFD: &pidfd},
 	}
 	if j.extra < 0 {
@@ -268,6 +278,13 @@ func follow(ctx context.Context, child *Child, sync *os.File, args []string, cg 
 	}
 	var answer [8]byte
 	n, err := sync.Read(answer[:])
+	le := binary.LittleEndian
+	if err == nil && n == len(answer) && le.Uint32(answer[:4]) == 0 {
+		if err := child.replace(int(le.Uint32(answer[4:]))); err != nil {
+			return err
+		}
+		n, err = sync.Read(answer[:])
+	}
 	switch {
 	case errors.Is(err, io.EOF) || err == nil && n == 0:
 		return nil
@@ -276,7 +293,6 @@ func follow(ctx context.Context, child *Child, sync *os.File, args []string, cg 
 	case n != len(answer):
 		return errors.New("the container's process sent a malformed answer")
 	}
-	le := binary.LittleEndian
 	return startError(args, le.Uint32(answer[:4]), int32(le.Uint32(answer[4:])))
 }
 

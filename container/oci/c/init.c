@@ -5,7 +5,10 @@
  *   -----------                          --------------------
  *   clone3 into the v2 cgroup   ----->   waits on fd 4
  *   joins v1 cgroups, oom score
- *   one byte on fd 4            ----->   namespaces, root, /proc, masks, identity, filter
+ *   one byte on fd 4            ----->   namespaces, root
+ *                               <-----   {0, PID} on fd 4 when a child goes on in this one's
+ *                                        place, see join_processes
+ *                                        /proc, masks, identity, filter
  *                               <-----   {stage, errno} on fd 4 when a step fails, or
  *   end of file on fd 4         <-----   execve succeeded (fd 4 is close-on-exec)
  *
@@ -24,8 +27,8 @@
 #include <asm/ioctls.h>
 #include <linux/fcntl.h>
 
-enum { CONFIG_FD = 3, SYNC_FD = 4, ROOT_FD = 5, USER_FD = 6, PROGRAM_FD = 7 };
-enum { F_PIVOT = 1, F_NEWCGROUP = 2, F_PROC = 4, F_TTY = 8, F_NNP = 16, F_SETNS = 32, F_PAUSE = 64, F_USER = 128 };
+enum { CONFIG_FD = 3, SYNC_FD = 4, ROOT_FD = 5, USER_FD = 6, PROGRAM_FD = 7, PROCESSES_FD = 8 };
+enum { F_PIVOT = 1, F_NEWCGROUP = 2, F_PROC = 4, F_TTY = 8, F_NNP = 16, F_SETNS = 32, F_PAUSE = 64, F_USER = 128, F_JOIN = 256 };
 enum {
 	S_CONFIG = 1, S_SETNS, S_CGROUPNS, S_PIVOT, S_PROC, S_MASK, S_READONLY, S_TTY,
 	S_SECCOMP, S_CAPS, S_GROUPS, S_USER, S_CWD, S_LOOKUP, S_EXEC, S_LIMIT, S_USERNS,
@@ -152,6 +155,32 @@ static void user_namespace(const struct config *c) {
 	}
 }
 
+static void pivot(void) {
+	check(S_PIVOT, SYS1(__NR_fchdir, ROOT_FD));
+	check(S_PIVOT, SYS2(__NR_pivot_root, ".", "."));
+	check(S_PIVOT, SYS2(__NR_umount2, ".", 2 /* MNT_DETACH */));
+}
+
+/*
+ * Enters the process namespace of a container that runs. Its processes see this one
+ * from then on, and some may trace others: so it comes after the host's files are out
+ * of reach. A process namespace is entered by children alone; the child is the
+ * parent's own, and a member of the same control groups.
+ */
+static void join_processes(const struct config *c) {
+	if (!(c->flags & F_SETNS)) { /* else that has done it */
+		check(S_SETNS, SYS2(__NR_setns, PROCESSES_FD, CLONE_NEWPID));
+		SYS1(__NR_close, PROCESSES_FD);
+	}
+	long pid = sys6(__NR_clone, CLONE_PARENT | 17 /* SIGCHLD */, 0, 0, 0, 0, 0);
+	check(S_SETNS, pid);
+	if (pid) {
+		struct failure f = { 0, (int32_t)pid };
+		SYS3(__NR_write, SYNC_FD, &f, sizeof f);
+		SYS1(__NR_exit_group, 0);
+	}
+}
+
 /* Process 1 of a pod with a shared PID namespace: reaps, and ends on a signal. */
 static void pause_forever(void) {
 	u64 set = ~0ULL;
@@ -177,26 +206,30 @@ __attribute__((used)) void start_c(long *sp) {
 	long n = SYS4(__NR_pread64, CONFIG_FD, blob, sizeof blob, 0);
 	SYS1(__NR_close, CONFIG_FD);
 	/* With it goes all that whoever started the runtime has left open for its children. */
-	SYS3(__NR_close_range, PROGRAM_FD, ~0U, 0);
+	SYS1(__NR_close, PROGRAM_FD);
+	SYS3(__NR_close_range, PROCESSES_FD + 1, ~0U, 0);
+	if ((c->flags & (F_JOIN | F_SETNS)) != F_JOIN) SYS1(__NR_close, PROCESSES_FD);
 	if (!(c->flags & F_USER)) SYS1(__NR_close, USER_FD);
 	if (n < (long)sizeof *c || c->magic != 0x6b6e7201) die(S_CONFIG, n < 0 ? n : -EINVAL);
 	SYS3(__NR_fcntl, SYNC_FD, F_SETFD, 1);
 	if (SYS3(__NR_read, SYNC_FD, &go, 1) != 1) SYS1(__NR_exit_group, 127);
 
 	if (c->flags & F_PAUSE) {
+		if (c->flags & F_PIVOT) {
+			pivot();
+			SYS1(__NR_close, ROOT_FD);
+			check(S_PIVOT, SYS1(__NR_chdir, "/"));
+		}
 		if (c->flags & F_USER) user_namespace(c);
 		pause_forever();
 	}
 	if (c->flags & F_SETNS) check(S_SETNS, SYS2(__NR_setns, ROOT_FD, c->setns));
-	if (c->flags & F_PIVOT) {
-		check(S_PIVOT, SYS1(__NR_fchdir, ROOT_FD));
-		check(S_PIVOT, SYS2(__NR_pivot_root, ".", "."));
-		check(S_PIVOT, SYS2(__NR_umount2, ".", 2 /* MNT_DETACH */));
-	}
+	if (c->flags & F_PIVOT) pivot();
 	if (c->flags & (F_PIVOT | F_SETNS)) {
 		SYS1(__NR_close, ROOT_FD);
 		check(S_PIVOT, SYS1(__NR_chdir, "/"));
 	}
+	if (c->flags & F_JOIN) join_processes(c);
 	if (c->flags & F_PROC)
 		check(S_PROC, SYS5(__NR_mount, "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, 0));
 	for (s = blob + c->readonly, i = 0; i < c->nreadonly; i++, s += len(s) + 1) freeze(s);
