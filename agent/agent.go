@@ -30,6 +30,7 @@ import (
 
 	"knarr.dev/knarr/agent/credentials"
 	"knarr.dev/knarr/agent/devices"
+	"knarr.dev/knarr/agent/dra"
 	"knarr.dev/knarr/agent/eviction"
 	"knarr.dev/knarr/agent/images"
 	"knarr.dev/knarr/agent/metrics"
@@ -146,6 +147,7 @@ type Agent struct {
 	pressure *pressure
 	devices  *devices.Manager  // nil: no plugins
 	plugins  *plugins.Registry // nil: no plugins
+	claims   *dra.Manager      // nil: no plugins
 	exclusive
 	ending   ending
 	logSizes map[string]int64 // bytes by path, of the goroutine that rotates logs
@@ -221,6 +223,9 @@ func New(cfg Config) (*Agent, error) {
 	a.keys = credentials.New(cfg.Credentials, cfg.CredentialBin, cfg.DockerDirs, accounts{cfg.Client, a.deps.Volumes}, cfg.Clock)
 	a.pods = newPods(a.deps, cfg.NodeName)
 	a.openResources()
+	if a.claims != nil {
+		a.deps.Claims, a.pods.dropClaims = a.claims, a.dropClaims
+	}
 	a.pods.refuses = a.refuses
 	a.pods.files = newStatics(cfg.StaticPodPath, a.pods, a.node)
 	a.deps.Admit = a.pods.admit(a.node)
@@ -312,7 +317,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.devices != nil {
 		g.Go(func() error { return a.devices.Run(ctx) })
-		g.Go(func() error { return a.plugins.Run(ctx) })
+		g.Go(func() error {
+			defer a.claims.Close()
+			return a.plugins.Run(ctx)
+		})
 		g.Go(func() error { return a.tellResources(ctx) })
 	}
 	if a.server != nil {

@@ -45,6 +45,8 @@ type pods struct {
 	refuses func(*corev1.Pod) *status.Terminal
 
 	resources *resources.Manager // nil: nothing is set aside for pods
+	// dropClaims undoes the claims of pods that are not among those; nil: there are none.
+	dropClaims func(ctx context.Context, keep map[string]bool)
 	// pinned tells whether a pod has CPUs alone; nil: none does.
 	pinned func(uid string) bool
 	// managed lists the resources that plugins share out; nil: there are none.
@@ -219,7 +221,7 @@ func (p *pods) orphans(ctx context.Context) {
 
 // forget takes back what was set aside for pods that are neither known nor run.
 func (p *pods) forget(known map[string]bool) {
-	if p.resources == nil {
+	if p.resources == nil && p.dropClaims == nil {
 		return
 	}
 	keep := maps.Clone(known)
@@ -230,6 +232,12 @@ func (p *pods) forget(known map[string]bool) {
 	p.mu.Unlock()
 	for uid := range p.all() {
 		keep[uid] = true
+	}
+	if p.dropClaims != nil {
+		p.wg.Go(func() { p.dropClaims(p.ctx, keep) })
+	}
+	if p.resources == nil {
+		return
 	}
 	if err := p.resources.Keep(keep); err != nil {
 		p.deps.Log.Warn("what was set aside for pods that are gone stays taken until the next start", "error", err)

@@ -47,8 +47,8 @@ func (g *Grant) Apply(c *runtimeapi.ContainerConfig) {
 			c.Annotations[k] = v
 		}
 	}
-	if c.Linux != nil && c.Linux.Resources != nil {
-		c.Linux.Resources.CpusetCpus, c.Linux.Resources.CpusetMems = g.CPUs, g.Memory
+	if r := c.GetLinux().GetResources(); r != nil {
+		r.CpusetCpus, r.CpusetMems = cmp.Or(g.CPUs, r.CpusetCpus), cmp.Or(g.Memory, r.CpusetMems)
 	}
 }
 

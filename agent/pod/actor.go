@@ -63,6 +63,15 @@ type Resources interface {
 	Release(uid string) error
 }
 
+// Claims prepare what a pod has by ResourceClaims: see package dra.
+type Claims interface {
+	Prepare(ctx context.Context, pod *corev1.Pod) error
+	// Grant is what a container is to have of what is prepared.
+	Grant(pod *corev1.Pod, container string) *grant.Grant
+	// Release undoes what is prepared for a pod of which nothing runs any more.
+	Release(ctx context.Context, uid string) error
+}
+
 // Deps are what actors share.
 type Deps struct {
 	Client        client.Interface
@@ -85,6 +94,7 @@ type Deps struct {
 	Groups        Groups         // nil: the runtime keeps them
 	Users         *userns.Holder // nil: pods cannot have user namespaces
 	Resources     Resources      // nil: the node sets nothing aside
+	Claims        Claims         // nil: pods cannot have ResourceClaims
 	// Admit refuses a pod that must not run here; nil result admits.
 	Admit func(*corev1.Pod) *status.Terminal
 	// Resizable says why the node has no room for the pod as it is wanted now; nil:
@@ -122,6 +132,7 @@ type Actor struct {
 
 	setup      []*step
 	volumes    volumes.Prepared
+	claimed    bool // all ResourceClaims are prepared
 	images     map[string]*pulled
 	waiting    map[string]status.Waiting
 	resizing   status.Resize

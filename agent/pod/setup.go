@@ -42,6 +42,7 @@ type step struct {
 func (a *Actor) steps() []*step {
 	return []*step{
 		{name: "volumes", reason: "FailedMount", done: func() bool { return a.volumes != nil }, run: a.prepareVolumes()},
+		{name: "claims", reason: "FailedPrepareDynamicResources", done: func() bool { return a.claimed || len(a.pod.Spec.ResourceClaims) == 0 }, run: a.prepareClaims()},
 		{name: "sandbox", reason: "FailedCreatePodSandBox", done: func() bool { return a.view.Ready() != nil }, run: a.runSandbox()},
 	}
 }
@@ -118,6 +119,19 @@ func (a *Actor) prepareVolumes() func(context.Context) (func(), error) {
 			return nil, err
 		}
 		return func() { a.volumes, a.fetchAgain = ready, refresh }, nil
+	}
+}
+
+func (a *Actor) prepareClaims() func(context.Context) (func(), error) {
+	return func(ctx context.Context) (func(), error) {
+		if a.d.Claims == nil {
+			return nil, errors.New("Failed to prepare dynamic resources: this node has no plugins")
+		}
+		pod, _ := a.Snapshot()
+		if err := a.d.Claims.Prepare(ctx, pod); err != nil {
+			return nil, fmt.Errorf("Failed to prepare dynamic resources: %w", err)
+		}
+		return func() { a.claimed = true }, nil
 	}
 }
 

@@ -329,6 +329,9 @@ func (s *starting) config(ctx context.Context) (*runtimeapi.ContainerConfig, err
 		}
 		g.Apply(cfg)
 	}
+	if s.d.Claims != nil {
+		s.d.Claims.Grant(pod, c.Name).Apply(cfg)
+	}
 	if err := os.MkdirAll(filepath.Join(podspec.LogDir(s.d.LogRoot, pod.Namespace, pod.Name, string(pod.UID)), c.Name), 0o755); err != nil {
 		return nil, fmt.Errorf("make the container's log directory: %w", err)
 	}

@@ -97,7 +97,7 @@ func (d *Deps) cleanup(ctx context.Context, boxes []*runtimeapi.PodSandboxStatus
 	if err := d.Volumes.Cleanup(uid); err != nil {
 		return err
 	}
-	return d.release(uid)
+	return d.release(ctx, uid)
 }
 
 // finish lets a stopped pod go: from the API when its deletion was asked for,
@@ -173,7 +173,7 @@ func (d *Deps) Remove(ctx context.Context, v *view.Pod, namespace, name, uid str
 	if err := d.Volumes.Cleanup(uid); err != nil {
 		errs = append(errs, err)
 	} else {
-		errs = append(errs, d.release(uid))
+		errs = append(errs, d.release(ctx, uid))
 		// Nothing is mounted beneath it any more.
 		errs = append(errs, os.RemoveAll(d.Volumes.PodDir(uid)))
 	}

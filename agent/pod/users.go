@@ -57,8 +57,11 @@ func mapOwners(mounts []*runtimeapi.Mount, users *runtimeapi.UserNamespace) {
 }
 
 // release gives back what the node has set aside for a pod of which nothing runs.
-func (d *Deps) release(uid string) error {
+func (d *Deps) release(ctx context.Context, uid string) error {
 	var errs []error
+	if d.Claims != nil {
+		errs = append(errs, d.Claims.Release(ctx, uid))
+	}
 	if d.Users != nil {
 		errs = append(errs, d.Users.Release(uid))
 	}

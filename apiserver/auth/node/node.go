@@ -72,7 +72,7 @@ func (n *Authorizer) Authorize(_ context.Context, a *auth.Action) (auth.Decision
 				return n.named(a, node, "get", "update", "patch")
 			}
 			return n.getOne(a, node)
-		case "/persistentvolumes":
+		case "/persistentvolumes", "resource.k8s.io/resourceclaims":
 			return n.getOne(a, node)
 		case "/serviceaccounts":
 			return n.account(a, node)

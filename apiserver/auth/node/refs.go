@@ -53,6 +53,16 @@ func eachRef(p *corev1.Pod, visit func(ref)) {
 	for i := range p.Spec.EphemeralContainers {
 		container(p.Spec.EphemeralContainers[i].Env, p.Spec.EphemeralContainers[i].EnvFrom)
 	}
+	for i := range p.Spec.ResourceClaims {
+		if name := p.Spec.ResourceClaims[i].ResourceClaimName; name != nil {
+			visit(ref{"resourceclaims", p.Namespace, *name})
+		}
+	}
+	for i := range p.Status.ResourceClaimStatuses {
+		if name := p.Status.ResourceClaimStatuses[i].ResourceClaimName; name != nil {
+			visit(ref{"resourceclaims", p.Namespace, *name})
+		}
+	}
 	for i := range p.Spec.Volumes {
 		eachVolumeRef(p, &p.Spec.Volumes[i], visit, secret, config)
 	}
