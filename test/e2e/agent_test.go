@@ -17,8 +17,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+	draapi "k8s.io/kubelet/pkg/apis/dra/v1"
 
 	"knarr.dev/knarr/agent/devices/devicetest"
+	"knarr.dev/knarr/agent/dra/dratest"
 )
 
 // One cluster, what a node gives its pods beside a sandbox.
@@ -36,6 +38,7 @@ func TestNodeFeatures(t *testing.T) {
 		{"CPUs alone", ownCPUs},
 		{"all containers begin anew", restartAll},
 		{"bearer tokens", bearerTokens},
+		{"devices of claims", claims},
 	} {
 		t.Run(sub.name, func(t *testing.T) {
 			whole := c.t
@@ -389,5 +392,70 @@ subjects: [{kind: ServiceAccount, name: monitor, namespace: default}]
 		if resp.StatusCode != tc.want {
 			t.Errorf("%s with token %.5s: %s, want %d", tc.path, tc.token, resp.Status, tc.want)
 		}
+	}
+}
+
+// claims: a pod has the devices of a ResourceClaim that its driver has prepared, also
+// if the agent is killed in between; at its end they are given back.
+func claims(t *testing.T, c *cluster) {
+	spec := filepath.Join("/var/run/cdi", "knarr-test-"+c.name+".json")
+	if err := os.MkdirAll(filepath.Dir(spec), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	kind := c.name + ".example.com/gpu"
+	if err := os.WriteFile(spec, []byte(`{"cdiVersion":"0.6.0","kind":"`+kind+`","devices":[{"name":"g7","containerEdits":{"env":["GPU=g7"]}}]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(spec) })
+	d := &dratest.Driver{Name: c.name + ".example.com", Devices: func(string) []*draapi.Device {
+		return []*draapi.Device{{RequestNames: []string{"any"}, PoolName: "pool", DeviceName: "g7", CdiDeviceIds: []string{kind + "=g7"}}}
+	}}
+	d.Start(t, filepath.Join(c.data, "kubelet", "plugins_registry"))
+	c.apply(`
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata: {name: gpu}
+spec: {devices: {requests: [{name: any, exactly: {deviceClassName: none}}]}}
+`)
+	patch := func(status string) {
+		t.Helper()
+		c.must("patch", "resourceclaim", "gpu", "--subresource=status", "--type=merge", "-p", `{"status":`+status+`}`)
+	}
+	allocation := `"allocation":{"devices":{"results":[{"request":"any","driver":"` + d.Name + `","pool":"pool","device":"g7"}]}}`
+	patch("{" + allocation + "}")
+	c.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: claims}
+spec:
+  nodeName: node-` + c.name + `
+  terminationGracePeriodSeconds: 0
+  resourceClaims: [{name: mine, resourceClaimName: gpu}]
+  containers:
+  - name: c
+    image: REGISTRY/tools:1
+    command: [sleep, "100000"]
+    resources: {claims: [{name: mine}]}
+`)
+	c.eventually("the pod's waiting is explained", func() error {
+		out, err := c.kubectl("get", "events", "--field-selector", "involvedObject.name=claims,reason=FailedPrepareDynamicResources", "-o", "jsonpath={.items[*].message}")
+		if err != nil || !strings.Contains(out, "it is not reserved for pod claims") {
+			return fmt.Errorf("%v: %s", err, out)
+		}
+		return nil
+	})
+	uid := c.must("get", "pod", "claims", "-o", "jsonpath={.metadata.uid}")
+	patch(`{` + allocation + `,"reservedFor":[{"resource":"pods","name":"claims","uid":"` + uid + `"}]}`)
+	c.awaitPod("claims", "ready", ready)
+	if out := c.must("exec", "claims", "--", "sh", "-c", "echo $GPU"); out != "g7\n" {
+		t.Errorf("the device: %q", out)
+	}
+	c.kill()
+	c.up()
+	c.must("delete", "pod", "claims")
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := d.Wait(ctx, func(prepared []string) bool { return len(prepared) == 0 }); err != nil {
+		t.Errorf("still prepared: %q after %q", d.Prepared(), d.Calls())
 	}
 }
