@@ -138,6 +138,7 @@ type Actor struct {
 	resizing   status.Resize
 	restarts   bool                 // all containers are being restarted
 	retry      map[string]time.Time // when a container may be tried again
+	tries      map[string]time.Time // when a container that is held is tried again
 	crash      map[string]*crash
 	started    map[string]bool // by container ID, see status.Input
 	ready      map[string]bool
@@ -189,7 +190,7 @@ func New(d *Deps, pod *corev1.Pod, v *view.Pod) *Actor {
 		d: d, box: newMailbox(), pod: pod, id: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, own: pod.UID, view: v, adopted: v != nil, resumed: v != nil,
 		log:   d.Log.With("pod", pod.Namespace+"/"+pod.Name, "uid", string(pod.UID)),
 		tasks: map[string]*task{}, images: map[string]*pulled{}, waiting: map[string]status.Waiting{},
-		retry: map[string]time.Time{}, crash: map[string]*crash{}, started: map[string]bool{}, ready: map[string]bool{},
+		retry: map[string]time.Time{}, tries: map[string]time.Time{}, crash: map[string]*crash{}, started: map[string]bool{}, ready: map[string]bool{},
 		hooked: map[string]bool{}, messages: map[string]string{}, probes: map[string]*probes{}, killed: map[string]bool{},
 		hooksRun: map[string]bool{}, timeline: newTimeline(d.Clock.Now), static: podspec.IsStatic(pod),
 	}

@@ -118,12 +118,15 @@ func (a *Actor) bring(c *corev1.Container, prepared bool) {
 	}
 	if until := a.retry[name]; a.d.Clock.Now().Before(until) {
 		a.at(until)
+		a.tries[name] = until
 		return
 	}
 	if until, held := a.backoff(c); held {
 		a.at(until)
+		a.tries[name] = until
 		return
 	}
+	delete(a.tries, name)
 	if a.images[name] == nil {
 		a.fetch(c)
 		return

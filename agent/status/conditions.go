@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +18,9 @@ import (
 func conditions(in Input, s *corev1.PodStatus) []corev1.PodCondition {
 	pod := in.Pod
 	ready := containersReady(pod, s)
+	if why := held(in, s); why != "" && ready.Reason == "ContainersNotReady" {
+		ready.Message += "; " + why
+	}
 	ours := []corev1.PodCondition{
 		sandboxReady(in), initialized(pod, s), podReady(pod, s, ready), ready,
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
@@ -73,8 +77,32 @@ func sandboxReady(in Input) corev1.PodCondition {
 	c := corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse}
 	if s := in.View.Ready(); s != nil && (in.Pod.Spec.HostNetwork || len(view.IPs(s)) > 0) {
 		c.Status = corev1.ConditionTrue
+	} else if in.Blocked != "" {
+		c.Reason, c.Message = "PodNotPrepared", in.Blocked
 	}
 	return c
+}
+
+// held says what keeps the pod, or containers of it, and when that is tried again.
+func held(in Input, s *corev1.PodStatus) string {
+	var out []string
+	if in.Blocked != "" {
+		out = strings.Split(in.Blocked, "\n")
+	}
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+		for i := range list {
+			st := &list[i]
+			until, ok := in.Tries[st.Name]
+			if w := st.State.Waiting; ok && w != nil && w.Reason != "" && until.After(in.Now) {
+				why := w.Message
+				if last := st.LastTerminationState.Terminated; w.Reason == "CrashLoopBackOff" && last != nil {
+					why = fmt.Sprintf("it ended with exit code %d (%s)", last.ExitCode, last.Reason)
+				}
+				out = append(out, fmt.Sprintf("container %s: %s: %s; next try at %s", st.Name, w.Reason, why, until.UTC().Format(time.RFC3339)))
+			}
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 func initialized(pod *corev1.Pod, s *corev1.PodStatus) corev1.PodCondition {
