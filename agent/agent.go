@@ -149,9 +149,8 @@ type Agent struct {
 	plugins  *plugins.Registry // nil: no plugins
 	claims   *dra.Manager      // nil: no plugins
 	exclusive
-	ending   ending
-	logSizes map[string]int64 // bytes by path, of the goroutine that rotates logs
-	keys     *credentials.Keyring
+	ending ending
+	keys   *credentials.Keyring
 }
 
 // New checks the configuration and wires an agent; it does nothing yet.

@@ -3,8 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -12,7 +10,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/agent/node"
-	"knarr.dev/knarr/agent/podspec"
 )
 
 // Housekeeping: how often, and the bounds of logs and images.
@@ -30,6 +27,7 @@ const (
 // stat for each running container.
 func (a *Agent) collect(ctx context.Context) error {
 	next, soon := a.cfg.Clock.Now().Add(imagesEvery), collectEvery
+	logs := &rotation{cfg: &a.cfg, actors: a.pods.all, clock: a.cfg.Clock}
 	for {
 		t := a.cfg.Clock.NewTimer(soon)
 		select {
@@ -38,7 +36,7 @@ func (a *Agent) collect(ctx context.Context) error {
 			t.Stop()
 			return ctx.Err()
 		}
-		soon = a.rotateLogs(ctx, soon)
+		soon = logs.look(ctx, soon)
 		if now := a.cfg.Clock.Now(); !now.Before(next) {
 			next = now.Add(imagesEvery)
 			if err := a.collectImages(ctx); err != nil && ctx.Err() == nil {
@@ -46,80 +44,6 @@ func (a *Agent) collect(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// untilFull is when to look again at a log of that size that has grown by so many bytes
-// within passed: before it is too large if it goes on like this. A flood is followed
-// closely, all others cost one look in a while.
-func untilFull(size, grown int64, passed time.Duration) time.Duration {
-	if grown <= 0 {
-		return collectEvery
-	}
-	left := float64(max(maxLogSize-size, 0)) / float64(grown) * float64(passed)
-	return time.Duration(min(max(left, float64(floodEvery)), float64(collectEvery)))
-}
-
-// rotateLogs renames log files that have grown too large and has the runtime
-// open new ones. passed is for how long nobody looked; it returns when to look again.
-func (a *Agent) rotateLogs(ctx context.Context, passed time.Duration) time.Duration {
-	soon, sizes := collectEvery, map[string]int64{}
-	defer func() { a.logSizes = sizes }()
-	for _, act := range a.pods.all() {
-		pod, v := act.Snapshot()
-		dir := podspec.LogDir(a.cfg.LogRoot, pod.Namespace, pod.Name, string(pod.UID))
-		for name, list := range v.Containers {
-			if len(list) == 0 || !list[0].Running() {
-				continue
-			}
-			path := filepath.Join(dir, podspec.LogPath(name, list[0].Restarts()))
-			info, err := os.Stat(path)
-			if err != nil {
-				continue
-			}
-			size := info.Size()
-			grown := size - a.logSizes[path]
-			if size < maxLogSize {
-				sizes[path] = size
-				soon = min(soon, untilFull(size, grown, passed))
-				continue
-			}
-			soon = min(soon, untilFull(0, grown, passed))
-			if err := a.rotate(ctx, path, list[0].Id); err != nil && ctx.Err() == nil {
-				a.cfg.Log.Warn("a container's log could not be rotated", "container", name, "pod", pod.Namespace+"/"+pod.Name, "error", err)
-			}
-		}
-	}
-	return soon
-}
-
-func (a *Agent) rotate(ctx context.Context, path, id string) error {
-	old := path + "." + a.cfg.Clock.Now().UTC().Format("20060102-150405.000")
-	if err := os.Rename(path, old); err != nil {
-		return err
-	}
-	if _, err := a.cfg.CRI.Runtime.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: id}); err != nil {
-		// Without a new file the container goes on writing into the renamed one.
-		return fmt.Errorf("reopen the log: %w", orUndo(err, os.Rename(old, path)))
-	}
-	rotated, err := filepath.Glob(path + ".*")
-	if err != nil {
-		return err
-	}
-	slices.Sort(rotated)
-	for len(rotated) > maxLogFiles-1 {
-		if err := os.Remove(rotated[0]); err != nil {
-			return err
-		}
-		rotated = rotated[1:]
-	}
-	return nil
-}
-
-func orUndo(err, undo error) error {
-	if undo != nil {
-		return fmt.Errorf("%w (and the old name could not be restored: %w)", err, undo)
-	}
-	return err
 }
 
 // collectImages removes images that no container uses when the disk is nearly

@@ -37,8 +37,9 @@ func TestWhenLogsAreLookedAt(t *testing.T) {
 // at most half as large again as one ought to be, from the second look on.
 func TestAFloodStaysBounded(t *testing.T) {
 	clk := clocktesting.NewFakeClock(time.Now())
-	w := newWorld(t, withClock(clk))
+	w := newWorld(t)
 	a := w.run()
+	logs := &rotation{cfg: &w.cfg, actors: a.pods.all, clock: clk}
 	w.pod("p", nil)
 	w.wait("p", "running", running)
 	dir := filepath.Join(podspec.LogDir(w.cfg.LogRoot, "default", "p", "uid-p"), "c")
@@ -62,7 +63,7 @@ func TestAFloodStaysBounded(t *testing.T) {
 	grow(passed)
 	for i := range 40 {
 		clk.SetTime(clk.Now().Add(time.Second)) // for the names of rotated files
-		next := a.rotateLogs(t.Context(), passed)
+		next := logs.look(t.Context(), passed)
 		passed = next
 		files, err := filepath.Glob(filepath.Join(dir, "*"))
 		if err != nil {

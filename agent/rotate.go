@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
+
+	"knarr.dev/knarr/agent/pod"
+	"knarr.dev/knarr/agent/podspec"
+)
+
+// untilFull is when to look again at a log of that size that has grown by so many bytes
+// within passed: before it is too large if it goes on like this. A flood is followed
+// closely, all others cost one look in a while.
+func untilFull(size, grown int64, passed time.Duration) time.Duration {
+	if grown <= 0 {
+		return collectEvery
+	}
+	left := float64(max(maxLogSize-size, 0)) / float64(grown) * float64(passed)
+	return time.Duration(min(max(left, float64(floodEvery)), float64(collectEvery)))
+}
+
+// rotation keeps the logs of running containers within bounds.
+type rotation struct {
+	cfg    *Config
+	actors func() map[string]*pod.Actor
+	clock  clock.PassiveClock
+	sizes  map[string]int64 // bytes at the last look, by path
+}
+
+// look renames log files that have grown too large and has the runtime open new ones.
+// passed is for how long nobody looked; it returns when to look again.
+func (r *rotation) look(ctx context.Context, passed time.Duration) time.Duration {
+	soon, sizes := collectEvery, map[string]int64{}
+	defer func() { r.sizes = sizes }()
+	for _, act := range r.actors() {
+		pod, v := act.Snapshot()
+		dir := podspec.LogDir(r.cfg.LogRoot, pod.Namespace, pod.Name, string(pod.UID))
+		for name, list := range v.Containers {
+			if len(list) == 0 || !list[0].Running() {
+				continue
+			}
+			path := filepath.Join(dir, podspec.LogPath(name, list[0].Restarts()))
+			info, err := os.Stat(path)
+			if err != nil {
+				continue
+			}
+			size := info.Size()
+			grown := size - r.sizes[path]
+			if size < maxLogSize {
+				sizes[path] = size
+				soon = min(soon, untilFull(size, grown, passed))
+				continue
+			}
+			soon = min(soon, untilFull(0, grown, passed))
+			if err := r.rotate(ctx, path, list[0].Id); err != nil && ctx.Err() == nil {
+				r.cfg.Log.Warn("a container's log could not be rotated", "container", name, "pod", pod.Namespace+"/"+pod.Name, "error", err)
+			}
+		}
+	}
+	return soon
+}
+
+func (r *rotation) rotate(ctx context.Context, path, id string) error {
+	old := path + "." + r.clock.Now().UTC().Format("20060102-150405.000")
+	if err := os.Rename(path, old); err != nil {
+		return err
+	}
+	if _, err := r.cfg.CRI.Runtime.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: id}); err != nil {
+		// Without a new file the container goes on writing into the renamed one.
+		return fmt.Errorf("reopen the log: %w", orUndo(err, os.Rename(old, path)))
+	}
+	rotated, err := filepath.Glob(path + ".*")
+	if err != nil {
+		return err
+	}
+	slices.Sort(rotated)
+	for len(rotated) > maxLogFiles-1 {
+		if err := os.Remove(rotated[0]); err != nil {
+			return err
+		}
+		rotated = rotated[1:]
+	}
+	return nil
+}
+
+func orUndo(err, undo error) error {
+	if undo != nil {
+		return fmt.Errorf("%w (and the old name could not be restored: %w)", err, undo)
+	}
+	return err
+}
