@@ -145,7 +145,7 @@ func (o *output) run(work *sync.WaitGroup, logger *slog.Logger) {
 		o.readers.Add(1)
 		work.Go(func() {
 			defer o.readers.Done()
-			if err := o.copy(r.from, r.stream); err != nil {
+			if err := o.copy(r.from, r.stream, logger); err != nil {
 				logger.Error("reading a container's output", "error", err)
 			}
 		})
@@ -165,12 +165,13 @@ func (o *output) stop() {
 
 // copy borrows a buffer only while there is something to read, so that a
 // silent container holds none.
-func (o *output) copy(from *os.File, stream log.Stream) error {
+func (o *output) copy(from *os.File, stream log.Stream, logger *slog.Logger) error {
 	line := o.log.Stream(stream)
 	raw, err := from.SyscallConn()
 	if err != nil {
 		return err
 	}
+	lost := 0 // bytes that could not be written
 	for {
 		var n int
 		var buf *[]byte
@@ -189,7 +190,14 @@ func (o *output) copy(from *os.File, stream log.Stream) error {
 		})
 		if n > 0 {
 			if _, err := line.Write((*buf)[:n]); err != nil {
-				failure = err
+				// Who stopped reading would have the container wait forever.
+				lost += n
+				if lost == n {
+					logger.Error("a container's output is lost: is the disk full?", "error", err)
+				}
+			} else if lost > 0 {
+				logger.Warn("a container's output is kept again", "lost", lost)
+				lost = 0
 			}
 			o.share(stream, (*buf)[:n])
 		}

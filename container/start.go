@@ -138,11 +138,11 @@ func (s *Server) finish(c *container, code int, at time.Time) {
 		c.Reason = "Error"
 	}
 	c.mu.Unlock()
-	if err := save(s.containerRecord(c.ID), &c.containerRecord); err != nil {
-		s.cfg.Log.Error("recording a container's end", "container", c.ID, "error", err)
-	}
+	err := save(s.containerRecord(c.ID), &c.containerRecord)
 	s.at("container: end noted")
-	if err := s.holder.Drop(c.ID); err != nil {
+	if err != nil { // the disk may be full: our successor learns of the end from the pidfd
+		s.cfg.Log.Error("recording a container's end", "container", c.ID, "error", err)
+	} else if err := s.holder.Drop(c.ID); err != nil {
 		s.cfg.Log.Error("letting go of a container's descriptors", "container", c.ID, "error", err)
 	}
 	s.at("container: ended")

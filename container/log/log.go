@@ -151,7 +151,10 @@ func (w *Writer) flush() error {
 	if w.file == nil || len(w.buf) == 0 {
 		return nil
 	}
-	_, err := w.file.Write(w.buf)
+	n, err := w.file.Write(w.buf)
+	if err != nil && n > 0 {
+		err = errors.Join(err, w.cut(int64(n)))
+	}
 	if cap(w.buf) > 64<<10 {
 		w.buf = nil
 	}
@@ -159,6 +162,15 @@ func (w *Writer) flush() error {
 		return fmt.Errorf("writing log %s: %w", w.path, err)
 	}
 	return nil
+}
+
+// cut takes back the last n bytes, the beginning of an entry for which there was no room.
+func (w *Writer) cut(n int64) error {
+	end, err := w.file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	return w.file.Truncate(max(0, end-n))
 }
 
 // Entry is one line of a log file.
