@@ -23,8 +23,8 @@ func imageBuild() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build -t NAME [FOLDER | --go PACKAGE]",
 		Short: "Build an image from a Dockerfile that only copies, or from a Go program",
-		Long: `Build an image without running anything: from FOLDER/Dockerfile, which may hold FROM,
-ARG, COPY, ADD of local files, ENV, LABEL, WORKDIR, USER, EXPOSE, STOPSIGNAL,
+		Long: `Build an image without running anything: from FOLDER/Dockerfile, of one stage or
+several, less what FOLDER/.dockerignore names. The Dockerfile may hold FROM, ARG, COPY, ADD of local files, ENV, LABEL, WORKDIR, USER, EXPOSE, STOPSIGNAL,
 ENTRYPOINT and CMD, or with --go from a Go main package. The same input gives
 the same image. It goes to this node, or with --push to its registry, or with
 --output into an archive.`,
@@ -111,6 +111,16 @@ func buildFolder(ctx context.Context, folder, dockerfile string, args []string, 
 	}
 	defer root.Close()
 	o := build.Options{Dockerfile: string(text), Context: root.FS(), Args: map[string]string{}}
+	for _, file := range []string{dockerfile + ".dockerignore", filepath.Join(folder, ".dockerignore")} {
+		rules, err := os.ReadFile(file)
+		if err == nil {
+			o.Ignore = string(rules)
+			break
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("build: %w", err)
+		}
+	}
 	for _, a := range args {
 		k, v, _ := strings.Cut(a, "=")
 		o.Args[k] = v

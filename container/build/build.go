@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"runtime"
 	"slices"
@@ -23,6 +24,7 @@ type Options struct {
 	// Context holds the files that COPY and ADD name; links that lead out of it
 	// must not open (os.Root has that property).
 	Context fs.FS
+	Ignore  string            // the text of .dockerignore
 	Args    map[string]string // values for ARG
 	// Base gets the image that FROM names; scratch is not asked for.
 	Base func(ctx context.Context, ref string) (v1.Image, error)
@@ -33,18 +35,29 @@ type builder struct {
 	Options
 	image  v1.Image
 	config v1.Config
-	args   map[string]string // those declared
+	args   map[string]string // those declared in the stage
+	global map[string]string // and before the first
 	begun  bool              // FROM was there
+	name   string            // of the stage
+	stages []stage           // those before
+	ignore ignore
+
+	unpacked map[string]*os.Root // files of images to copy from
+	folders  []string
 }
 
 // Build makes the image that the Dockerfile describes. Instructions that would
 // need to run something, and those unknown, are refused by their line.
-func Build(ctx context.Context, o Options) (v1.Image, error) {
+func Build(ctx context.Context, o Options) (img v1.Image, err error) {
 	list, err := parse(o.Dockerfile)
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{Options: o, args: map[string]string{}}
+	b := &builder{Options: o, args: map[string]string{}, global: map[string]string{}, unpacked: map[string]*os.Root{}}
+	if b.ignore, err = parseIgnore(o.Ignore); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
 	for n := range list {
 		i := &list[n]
 		do := instructions[i.name]
@@ -105,27 +118,37 @@ func (b *builder) expand(s string) (string, error) {
 			}
 		}
 		v, ok := b.args[name]
+		if !ok && !b.begun {
+			v, ok = b.global[name]
+		}
 		return v, ok
 	})
 }
 
 func (b *builder) from(ctx context.Context, i *instruction) error {
-	if b.begun {
-		return errors.New("one stage is all there is: copy from files")
-	}
-	ref, err := b.expand(i.rest)
+	ref, err := expand(i.rest, func(name string) (string, bool) { v, ok := b.global[name]; return v, ok })
 	if err != nil {
 		return err
 	}
 	f := strings.Fields(ref)
-	if len(f) != 1 || len(i.flags) > 0 {
-		return errors.New("want the name of one image")
+	if len(f) == 3 && strings.EqualFold(f[1], "AS") {
+		f = []string{f[0], strings.ToLower(f[2])}
+	} else if len(f) == 1 {
+		f = append(f, "")
 	}
-	b.begun, b.image = true, empty.Image
+	if len(f) != 2 || strings.EqualFold(f[1], "AS") || len(i.flags) > 0 {
+		return errors.New("want the name of one image, and AS with a name if other stages copy from it")
+	}
+	if err := b.begin(f[1]); err != nil {
+		return err
+	}
+	b.image = empty.Image
 	if f[0] == "scratch" {
 		return nil
 	}
-	if b.image, err = b.Base(ctx, f[0]); err != nil {
+	if earlier, ok := b.stageOf(f[0]); ok {
+		b.image = earlier
+	} else if b.image, err = b.Base(ctx, f[0]); err != nil {
 		return err
 	}
 	file, err := b.image.ConfigFile()
@@ -137,16 +160,24 @@ func (b *builder) from(ctx context.Context, i *instruction) error {
 }
 
 func (b *builder) arg(_ context.Context, i *instruction) error {
-	name, value, _ := strings.Cut(i.rest, "=")
+	name, value, assigned := strings.Cut(i.rest, "=")
+	into := b.args
+	if !b.begun {
+		into = b.global
+	}
 	if given, ok := b.Args[name]; ok {
-		b.args[name] = given
+		into[name] = given
+		return nil
+	}
+	if outer, ok := b.global[name]; ok && !assigned {
+		into[name] = outer
 		return nil
 	}
 	parts, err := words(value)
 	if err != nil {
 		return err
 	}
-	b.args[name], err = b.expand(strings.Join(parts, " "))
+	into[name], err = b.expand(strings.Join(parts, " "))
 	return err
 }
 

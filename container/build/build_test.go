@@ -71,6 +71,7 @@ const example = `# An example.
 ARG VERSION=1
 FROM scratch
 ARG DIR="/srv"
+ARG VERSION
 ENV MODE=fast GREETING="hello \
 world"
 ENV OLD form of it
@@ -161,14 +162,16 @@ func TestRefused(t *testing.T) {
 		"FROM scratch\n\nRUN make":                  "line 3: RUN: this builder runs nothing",
 		"FROM scratch\nVOLUME /x":                   "line 2: VOLUME",
 		"COPY a /a":                                 "line 1: COPY: it comes before FROM",
-		"FROM scratch\nFROM scratch":                "line 2: FROM: one stage",
-		"FROM scratch AS x":                         "want the name of one image",
+		"FROM scratch AS":                           "want the name of one image",
+		"FROM scratch AS x\nFROM scratch AS X":      "line 2: FROM: there is a stage called x already",
 		"FROM scratch\nCOPY a":                      "want what to copy",
-		"FROM scratch\nCOPY none /x":                "none is not in the context",
-		"FROM scratch\nCOPY ../../etc/passwd /x":    "etc/passwd is not in the context",
+		"FROM scratch\nCOPY none /x":                "none is not there to be copied",
+		"FROM scratch\nCOPY ../../etc/passwd /x":    "etc/passwd is not there to be copied",
 		"FROM scratch\nCOPY out/ /x":                "out",
 		"FROM scratch\nCOPY a b /x":                 "end the destination with /",
-		"FROM scratch\nCOPY --from=x a /a":          "--from is not understood",
+		"FROM scratch\nCOPY --from=x a /a":          "it is no stage before this one, and as an image: no base",
+		"FROM scratch\nCOPY --from=0 a /a":          "there is no such stage before this one",
+		"FROM scratch\nCOPY --parents a /a":         "--parents is not understood",
 		"FROM scratch\nCOPY --chown=web a /a":       "give numbers",
 		"FROM scratch\nADD https://example.com/x /": "fetch it beforehand",
 		"FROM scratch\nADD c.tar.gz /":              "unpack it beforehand",
@@ -178,16 +181,131 @@ func TestRefused(t *testing.T) {
 		"FROM scratch\nUSER":                        "wants an argument",
 		"# nothing":                                 "no FROM",
 	} {
-		_, err := Build(context.Background(), Options{Dockerfile: text, Context: root.FS()})
+		_, err := Build(context.Background(), Options{Dockerfile: text, Context: root.FS(), Base: func(context.Context, string) (v1.Image, error) {
+			return nil, errors.New("no base")
+		}})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, not %q", text, err, want)
 		}
 	}
 }
 
+const stages = `ARG WORD=outer
+FROM scratch AS one
+ARG WORD
+COPY --chmod=4755 tool /bin/tool
+COPY docs /docs/
+WORKDIR /made
+ENV A=1
+FROM scratch AS unused
+COPY tool /unused
+FROM one
+LABEL word=${WORD:-nothing}
+COPY --from=0 /bin/tool /usr/bin/
+COPY --from=one --chown=5:6 /docs/*.md /md/
+COPY --from=example.com/other:1 /x/y /y
+`
+
+func TestStages(t *testing.T) {
+	root := dir(t, map[string]string{"tool": "#!tool", "docs/a.md": "A", "docs/b.txt": "B"})
+	other, err := Build(context.Background(), Options{Dockerfile: "FROM scratch\nCOPY docs/a.md /x/y", Context: root.FS()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := filepath.Glob(filepath.Join(os.TempDir(), "knarr-build-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := Build(context.Background(), Options{Dockerfile: stages, Context: root.FS(), Base: func(_ context.Context, ref string) (v1.Image, error) {
+		if ref != "example.com/other:1" {
+			return nil, fmt.Errorf("asked for %s", ref)
+		}
+		return other, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := listing(t, img)
+	for _, want := range []string{
+		"4755 0:0 bin/tool #!tool\n", "4755 0:0 usr/bin/tool #!tool\n", "644 5:6 md/a.md A\n", "644 0:0 y A\n", "644 0:0 docs/b.txt B\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the image lacks %q:\n%s", want, got)
+		}
+	}
+	for _, no := range []string{"unused", "md/b.txt"} {
+		if strings.Contains(got, no) {
+			t.Errorf("the image has %s", no)
+		}
+	}
+	cf, err := img.ConfigFile()
+	if err != nil || !reflect.DeepEqual(cf.Config.Env, []string{"A=1"}) || cf.Config.WorkingDir != "/made" || cf.Config.Labels["word"] != "nothing" {
+		t.Errorf("the configuration is %+v (%v)", cf.Config, err)
+	}
+	if after, err := filepath.Glob(filepath.Join(os.TempDir(), "knarr-build-*")); err != nil || len(after) > len(before) {
+		t.Errorf("left behind: %v (%v)", after, err)
+	}
+}
+
+func TestIgnore(t *testing.T) {
+	for _, c := range []struct {
+		rules      string
+		has, lacks []string
+	}{
+		{"# nothing\n\n", nil, []string{"a", "# nothing"}},
+		{"*.md", []string{"a.md"}, []string{"docs/a.md", "a.mdx"}},
+		{"**/*.md", []string{"a.md", "docs/deep/a.md"}, []string{"a.txt"}},
+		{"docs/", []string{"docs", "docs/a"}, []string{"docs2", "x/docs"}},
+		{"/temp?\n", []string{"temp1/x"}, []string{"temp", "temp12"}},
+		{"*\n!keep\n!docs/*.md\ndocs/b.md", []string{"a", "docs/a.txt", "docs/b.md"}, []string{"keep/x", "docs/a.md"}},
+		{"[ab].txt", []string{"a.txt"}, []string{"c.txt"}},
+		{"a\\*b", []string{"a*b"}, []string{"axb"}},
+		{"../x/../y", []string{"y"}, []string{"x"}},
+	} {
+		g, err := parseIgnore(c.rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range c.has {
+			if !g.has(p) {
+				t.Errorf("%q leaves %s in", c.rules, p)
+			}
+		}
+		for _, p := range c.lacks {
+			if g.has(p) {
+				t.Errorf("%q takes %s out", c.rules, p)
+			}
+		}
+	}
+	if _, err := parseIgnore("ok\n[a"); err == nil || !strings.Contains(err.Error(), "line 2") {
+		t.Errorf("a bad pattern: %v", err)
+	}
+	root := dir(t, map[string]string{"a.txt": "A", "b.log": "B", "sub/c.log": "C", "sub/d.txt": "D"})
+	img, err := Build(context.Background(), Options{Dockerfile: "FROM scratch\nCOPY . /all/", Context: root.FS(), Ignore: "**/*.log\n!sub/c.log"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := listing(t, img); strings.Contains(got, "b.log") || !strings.Contains(got, "sub/c.log C") || !strings.Contains(got, "a.txt A") {
+		t.Errorf("the image holds\n%s", got)
+	}
+	if _, err := Build(context.Background(), Options{Dockerfile: "FROM scratch\nCOPY b.log /x", Context: root.FS(), Ignore: "*.log"}); err == nil || !strings.Contains(err.Error(), ".dockerignore") {
+		t.Errorf("copying what is ignored: %v", err)
+	}
+}
+
+func FuzzIgnore(f *testing.F) {
+	f.Add("**/a\n!b[c]", "x/a")
+	f.Fuzz(func(t *testing.T, rules, name string) {
+		if g, err := parseIgnore(rules); err == nil {
+			g.has(name)
+		}
+	})
+}
+
 func FuzzBuild(f *testing.F) {
 	f.Add(example)
 	f.Add("FROM scratch\nCMD [\"a\"")
+	f.Add(stages)
 	f.Fuzz(func(t *testing.T, text string) {
 		_, _ = Build(context.Background(), Options{Dockerfile: text, Context: os.DirFS(t.TempDir()), Base: func(context.Context, string) (v1.Image, error) {
 			return nil, errors.New("no base")

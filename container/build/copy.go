@@ -49,7 +49,7 @@ func (b *builder) sources(i *instruction) (from []string, to string, err error) 
 	return list[:len(list)-1], list[len(list)-1], nil
 }
 
-func (b *builder) copy(_ context.Context, i *instruction) error {
+func (b *builder) copy(ctx context.Context, i *instruction) error {
 	o, err := ownerOf(i.flags)
 	if err != nil {
 		return err
@@ -58,18 +58,29 @@ func (b *builder) copy(_ context.Context, i *instruction) error {
 	if err != nil {
 		return err
 	}
+	src := source{b.Context, b.ignore}
+	if from, ok := i.flags["from"]; ok {
+		if from, err = b.expand(from); err != nil {
+			return err
+		}
+		files, err := b.filesOf(ctx, from)
+		if err != nil {
+			return err
+		}
+		src, o.exact = source{files, nil}, true
+	}
 	var found []string
 	for _, p := range patterns {
 		p = path.Clean("/" + p)[1:] // the context is the root
 		if p == "" {
 			p = "."
 		}
-		matches, err := fs.Glob(b.Context, p)
+		matches, err := src.glob(p)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 		if len(matches) == 0 {
-			return fmt.Errorf("%s is not in the context", p)
+			return fmt.Errorf("%s is not there to be copied: %s", p, src)
 		}
 		found = append(found, matches...)
 	}
@@ -79,16 +90,39 @@ func (b *builder) copy(_ context.Context, i *instruction) error {
 	}
 	target, l := b.inside(to), layer{}
 	for _, f := range found {
-		if err := b.copyOne(l, f, target, intoFolder, o); err != nil {
+		if err := src.copyOne(l, f, target, intoFolder, o); err != nil {
 			return err
 		}
 	}
 	return b.append(l)
 }
 
+// source is where COPY takes files from.
+type source struct {
+	files  fs.FS
+	ignore ignore
+}
+
+func (src source) String() string {
+	if len(src.ignore) > 0 {
+		return "the context has no such file that .dockerignore leaves in it"
+	}
+	return "no such file"
+}
+
+// glob matches a pattern; what is ignored is not there.
+func (src source) glob(p string) ([]string, error) {
+	found, err := fs.Glob(src.files, p)
+	return slices.DeleteFunc(found, func(f string) bool {
+		// Of an ignored folder some files may be kept.
+		info, err := fs.Stat(src.files, f)
+		return src.ignore.has(f) && (err != nil || !info.IsDir())
+	}), err
+}
+
 // copyOne copies a file, or what is in a folder, as Docker does.
-func (b *builder) copyOne(l layer, from, target string, intoFolder bool, o owner) error {
-	info, err := fs.Stat(b.Context, from)
+func (src source) copyOne(l layer, from, target string, intoFolder bool, o owner) error {
+	info, err := fs.Stat(src.files, from)
 	if err != nil {
 		return err
 	}
@@ -96,10 +130,10 @@ func (b *builder) copyOne(l layer, from, target string, intoFolder bool, o owner
 		if intoFolder {
 			target = path.Join(target, path.Base(from))
 		}
-		return l.add(b.Context, from, strings.TrimPrefix(target, "/"), o)
+		return l.add(src.files, from, strings.TrimPrefix(target, "/"), o)
 	}
-	return fs.WalkDir(b.Context, from, func(p string, _ fs.DirEntry, err error) error {
-		if err != nil {
+	return fs.WalkDir(src.files, from, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil || src.ignore.has(p) {
 			return err
 		}
 		rel := p
@@ -110,7 +144,7 @@ func (b *builder) copyOne(l layer, from, target string, intoFolder bool, o owner
 		if to == "" {
 			return nil // the image's root
 		}
-		return l.add(b.Context, p, to, o)
+		return l.add(src.files, p, to, o)
 	})
 }
 
@@ -136,9 +170,10 @@ func ownerOf(flags map[string]string) (owner, error) {
 				return o, fmt.Errorf("--chmod=%s: give an octal number", value)
 			}
 			o.mode = int64(mode)
+		case "from": // see copy
 		case "link": // what it promises holds anyway
 		default:
-			known := []string{"--chown", "--chmod", "--link"}
+			known := []string{"--chown", "--chmod", "--from", "--link"}
 			return o, fmt.Errorf("--%s is not understood, %s are", flag, strings.Join(slices.Clip(known), ", "))
 		}
 	}

@@ -45,7 +45,9 @@ func (l layer) add(from fs.FS, name, to string, o owner) error {
 	}
 	f := file{mode: int64(info.Mode().Perm()), uid: o.uid, gid: o.gid}
 	// Whoever checked the files out may have another umask: executable or not counts.
-	if f.mode&0o111 != 0 || info.IsDir() {
+	if o.exact {
+		f.mode = tarMode(info.Mode())
+	} else if f.mode&0o111 != 0 || info.IsDir() {
 		f.mode = 0o755
 	} else {
 		f.mode = 0o644
@@ -71,10 +73,22 @@ func (l layer) add(from fs.FS, name, to string, o owner) error {
 	return nil
 }
 
+// tarMode has the bits that set IDs and the sticky one where tar has them.
+func tarMode(m fs.FileMode) int64 {
+	bits := int64(m.Perm())
+	for flag, bit := range map[fs.FileMode]int64{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+		if m&flag != 0 {
+			bits |= bit
+		}
+	}
+	return bits
+}
+
 // owner is what COPY gives to all that it copies.
 type owner struct {
 	uid, gid int
 	mode     int64 // -1: as in the context
+	exact    bool  // and there to the bit
 }
 
 // pack makes the image's layer, the folders above an entry included.
