@@ -32,7 +32,7 @@ func LocalVersions(reg *registry.Registry) []aggregate.Local {
 		add(res.GVK().GroupVersion(), res.Custom != nil)
 	}
 	for _, rv := range reviews() {
-		add(rv.gvk.GroupVersion(), false)
+		add(rv.GVK().GroupVersion(), false)
 	}
 	return out
 }

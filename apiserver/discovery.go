@@ -75,8 +75,8 @@ func (s *Server) newDiscovery() *discovery {
 		custom[res.GVK().GroupVersion()] = res.Custom != nil
 	}
 	for _, rv := range reviews() {
-		l := list(rv.gvk.GroupVersion())
-		l.APIResources = append(l.APIResources, metav1.APIResource{Name: rv.resource, SingularName: strings.ToLower(rv.gvk.Kind), Namespaced: rv.namespaced, Kind: rv.gvk.Kind, Verbs: metav1.Verbs{"create"}})
+		l := list(rv.GVK().GroupVersion())
+		l.APIResources = append(l.APIResources, metav1.APIResource{Name: rv.Resource, SingularName: strings.ToLower(rv.Kind.Kind), Namespaced: rv.Namespaced, Kind: rv.Kind.Kind, Verbs: metav1.Verbs{"create"}})
 	}
 	core := list(schema.GroupVersion{Version: "v1"})
 	core.APIResources = append(core.APIResources, virtualResources()...)

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"net/http"
+	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -13,30 +14,33 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/auth/node"
 	"knarr.dev/knarr/apiserver/codec"
+	"knarr.dev/knarr/apiserver/registry"
 )
 
 // review is a kind that is only created and never stored: a question.
 type review struct {
-	gvk        schema.GroupVersionKind
-	resource   string
-	namespaced bool
-	new        func() runtime.Object
-	answer     func(*Server, *http.Request, *requestInfo, runtime.Object) error
+	*kind.Kind
+	question func() runtime.Object
+	answer   func(*Server, *http.Request, *requestInfo, runtime.Object) error
 }
 
 // reviews lists the questions that the server answers.
 func reviews() []review {
+	of := func(gv schema.GroupVersion, name string, namespaced bool, question func() runtime.Object, answer func(*Server, *http.Request, *requestInfo, runtime.Object) error) review {
+		return review{&kind.Kind{Group: gv.Group, Version: gv.Version, Kind: name, Resource: strings.ToLower(name) + "s", Namespaced: namespaced}, question, answer}
+	}
 	authn, authz := authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion
 	return []review{
-		{authn.WithKind("TokenReview"), "tokenreviews", false, func() runtime.Object { return &authenticationv1.TokenReview{} }, (*Server).tokenReview},
-		{authn.WithKind("SelfSubjectReview"), "selfsubjectreviews", false, func() runtime.Object { return &authenticationv1.SelfSubjectReview{} }, (*Server).selfSubjectReview},
-		{authz.WithKind("SubjectAccessReview"), "subjectaccessreviews", false, func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }, (*Server).subjectAccessReview},
-		{authz.WithKind("LocalSubjectAccessReview"), "localsubjectaccessreviews", true, func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }, (*Server).subjectAccessReview},
-		{authz.WithKind("SelfSubjectAccessReview"), "selfsubjectaccessreviews", false, func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }, (*Server).selfSubjectAccessReview},
-		{authz.WithKind("SelfSubjectRulesReview"), "selfsubjectrulesreviews", false, func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} }, (*Server).selfSubjectRulesReview},
+		of(authn, "TokenReview", false, func() runtime.Object { return &authenticationv1.TokenReview{} }, (*Server).tokenReview),
+		of(authn, "SelfSubjectReview", false, func() runtime.Object { return &authenticationv1.SelfSubjectReview{} }, (*Server).selfSubjectReview),
+		of(authz, "SubjectAccessReview", false, func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }, (*Server).subjectAccessReview),
+		of(authz, "LocalSubjectAccessReview", true, func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }, (*Server).subjectAccessReview),
+		of(authz, "SelfSubjectAccessReview", false, func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }, (*Server).selfSubjectAccessReview),
+		of(authz, "SelfSubjectRulesReview", false, func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} }, (*Server).selfSubjectRulesReview),
 	}
 }
 
@@ -46,31 +50,45 @@ func (s *Server) serveReview(w http.ResponseWriter, r *http.Request, info *reque
 		return false
 	}
 	for _, rv := range reviews() {
-		if info.Group != rv.gvk.Group || info.Version != rv.gvk.Version || info.Resource != rv.resource {
+		if rv.GVR() != (schema.GroupVersionResource{Group: info.Group, Version: info.Version, Resource: info.Resource}) {
 			continue
 		}
 		if info.Verb != "create" {
 			writeError(w, r, apierrors.NewMethodNotSupported(schema.GroupResource{Group: info.Group, Resource: info.Resource}, info.Verb))
 			return true
 		}
-		f, err := negotiate(r, noTransformation) // an answer has no table
-		obj := rv.new()
-		if err == nil {
-			err = decode(w, r, rv.gvk, obj)
-		}
-		if err == nil {
-			err = rv.answer(s, r, info, obj)
-		}
-		if err != nil {
+		if err := s.ask(w, r, info, rv); err != nil {
 			writeError(w, r, err)
-			return true
 		}
-		codec.SetType(obj, rv.gvk)
-		f.as = ""
-		writeObject(w, r, http.StatusCreated, f, obj)
 		return true
 	}
 	return false
+}
+
+// ask answers a question that admission lets pass.
+func (s *Server) ask(w http.ResponseWriter, r *http.Request, info *requestInfo, rv review) error {
+	f, err := negotiate(r, noTransformation) // an answer has no table
+	if err != nil {
+		return err
+	}
+	obj := rv.question()
+	if err := decode(w, r, rv.GVK(), obj); err != nil {
+		return err
+	}
+	q := registry.Request{User: userFrom(r.Context()), Resource: registry.Unstored(rv.Kind), Namespace: info.Namespace, Warn: func(text string) { warn(w, text) }}
+	if err := writeOptions(r, &q, info.Verb); err != nil {
+		return err
+	}
+	if obj, err = s.reg.Admit(r.Context(), &q, registry.Create, rv.GVK(), obj, nil); err != nil {
+		return err
+	}
+	if err := rv.answer(s, r, info, obj); err != nil {
+		return err
+	}
+	codec.SetType(obj, rv.GVK())
+	f.as = ""
+	writeObject(w, r, http.StatusCreated, f, obj)
+	return nil
 }
 
 func (s *Server) tokenReview(r *http.Request, _ *requestInfo, o runtime.Object) error {

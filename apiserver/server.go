@@ -165,6 +165,13 @@ func (s *Server) Handler() http.Handler {
 
 func (s *Server) serve(w *recorder, r *http.Request, info *requestInfo) {
 	if openPath(info.Path) {
+		if s.audit != nil {
+			user, err := s.authn.Authenticate(r)
+			if err != nil {
+				user = auth.Anonymous()
+			}
+			s.beginAudit(w, r, user, info)
+		}
 		s.servePath(w, r, info)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,7 +28,7 @@ func namespaceLifecycle(d Deps) registry.Admission {
 			}
 			return nil
 		}
-		if !a.Resource.Namespaced || a.Operation != registry.Create {
+		if !a.Resource.Namespaced || a.Operation != registry.Create || a.Resource.Group == authorizationv1.GroupName { // questions may be about any
 			return nil
 		}
 		obj := d.Lookup(namespaces, "", a.Namespace)

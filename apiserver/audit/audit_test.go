@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+	"k8s.io/client-go/rest"
 
 	"knarr.dev/knarr/apiserver/apitest"
 	"knarr.dev/knarr/apiserver/audit"
@@ -127,6 +128,16 @@ func TestEvents(t *testing.T) {
 	w.Stop()
 	if e := next(t, events, "admin"); e.Stage != auditv1.StageResponseComplete || e.Verb != "watch" {
 		t.Errorf("the end of a watch: %+v", e)
+	}
+	anybody, err := rest.HTTPClientFor(&rest.Config{TLSClientConfig: rest.TLSClientConfig{CAData: s.CA.PEM}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := anybody.Get(s.URL + "/readyz"); err != nil || resp.Body.Close() != nil {
+		t.Fatal(err)
+	}
+	if e := next(t, events, "system:anonymous"); e.RequestURI != "/readyz" || e.Verb != "get" || e.ResponseStatus.Code != 200 {
+		t.Errorf("a request without credentials: %+v", e)
 	}
 	before := len(events)
 	if resp, err := apitest.HTTP(t, s.Admin(t)).Get(s.URL + "/apis"); err != nil || resp.Body.Close() != nil || len(events) != before {

@@ -48,6 +48,11 @@ type Authenticator struct {
 // FrontProxyName is the common name of the certificate that may name other users.
 const FrontProxyName = "front-proxy-client"
 
+// Anonymous is who sends no credentials.
+func Anonymous() *authenticationv1.UserInfo {
+	return &authenticationv1.UserInfo{Username: UserAnonymous, Groups: []string{GroupUnauthenticated}}
+}
+
 // Authenticate returns the user behind a request: of its client certificate
 // (common name and organisations, verified by TLS against the client CA) or of
 // its bearer token.
@@ -62,7 +67,7 @@ func (a *Authenticator) Authenticate(r *http.Request) (*authenticationv1.UserInf
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
 		if a.Anonymous != nil && r.Header.Get("Authorization") == "" && a.Anonymous(r.URL.Path) {
-			return &authenticationv1.UserInfo{Username: UserAnonymous, Groups: []string{GroupUnauthenticated}}, nil
+			return Anonymous(), nil
 		}
 		return nil, ErrUnauthenticated
 	}

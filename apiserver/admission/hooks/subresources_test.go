@@ -7,6 +7,8 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	admv1 "k8s.io/api/admissionregistration/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -49,6 +51,36 @@ func TestSubresources(t *testing.T) {
 		if got.Operation != q.op || got.SubResource != q.subresource || got.Kind.Kind != q.kind || got.RequestKind.Kind != q.kind || got.Resource.Resource != q.resource || !strings.Contains(string(got.Object.Raw), `"kind":"`+q.kind) {
 			t.Errorf("%s: the webhook was asked %s %s/%s about %s", q.subresource, got.Operation, got.Resource.Resource, got.SubResource, got.Object.Raw)
 		}
+	}
+}
+
+// Questions about users and permissions are asked about too, also of namespaces that
+// do not exist; a webhook can change them.
+func TestReviews(t *testing.T) {
+	b := serve(t, map[string]answer{"/ask": allow, "/deny": deny, "/change": patch(`[{"op":"replace","path":"/spec/user","value":"jane"}]`)})
+	s := apitest.Start(t, apitest.Options{})
+	c, ctx := s.Client(t), t.Context()
+	of := func(resource string) []admv1.RuleWithOperations {
+		return rule([]string{"authorization.k8s.io", "authentication.k8s.io"}, []string{"v1"}, []string{resource}, admv1.Create)
+	}
+	configure(t, c, "asked", b.validating("/ask", of("*")))
+	configure(t, c, "denied", b.validating("/deny", of("selfsubjectreviews")))
+	configureMutating(t, c, "changed", b.mutating("/change", of("subjectaccessreviews")))
+	ask := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: "joe", NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: "/", Verb: "get"}}}
+	got, err := c.AuthorizationV1().SubjectAccessReviews().Create(ctx, ask, metav1.CreateOptions{})
+	if err != nil || got.Spec.User != "jane" {
+		t.Errorf("changed question %v, %v", got, err)
+	}
+	if q := b.last(t, "/ask"); q.Resource.Resource != "subjectaccessreviews" || q.Kind.Kind != "SubjectAccessReview" || q.Operation != admissionv1.Create || !strings.Contains(string(q.Object.Raw), `"user":"jane"`) {
+		t.Errorf("the webhook was asked %s %v about %s", q.Operation, q.Resource, q.Object.Raw)
+	}
+	local := &authorizationv1.LocalSubjectAccessReview{ObjectMeta: metav1.ObjectMeta{Namespace: "nowhere"},
+		Spec: authorizationv1.SubjectAccessReviewSpec{User: "joe", ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: "nowhere", Verb: "get", Resource: "pods"}}}
+	if _, err := c.AuthorizationV1().LocalSubjectAccessReviews("nowhere").Create(ctx, local, metav1.CreateOptions{}); err != nil {
+		t.Errorf("a question about a namespace that does not exist: %v", err)
+	}
+	if _, err := c.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{}); err == nil || !strings.Contains(err.Error(), "not today") {
+		t.Errorf("a question that a webhook refuses: %v", err)
 	}
 }
 

@@ -5,13 +5,10 @@
 package webhookauthn
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -24,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/auth/webhookcall"
 )
 
 // DefaultTTL is how long an answer is remembered unless the configuration says
@@ -33,7 +31,6 @@ const DefaultTTL = 2 * time.Minute
 const (
 	timeout    = 30 * time.Second // of a question
 	maxAnswers = 4096             // that are remembered
-	maxAnswer  = 1 << 20          // bytes
 )
 
 // Webhook is an auth.Reviewer.
@@ -109,29 +106,12 @@ func (w *Webhook) Review(ctx context.Context, token string, audiences []string) 
 }
 
 func (w *Webhook) ask(ctx context.Context, token string, audiences []string) (status authenticationv1.TokenReviewStatus, err error) {
-	body, err := json.Marshal(&authenticationv1.TokenReview{
-		TypeMeta: metav1.TypeMeta{APIVersion: authenticationv1.SchemeGroupVersion.String(), Kind: "TokenReview"},
-		Spec:     authenticationv1.TokenReviewSpec{Token: token, Audiences: audiences}})
-	if err != nil {
-		return status, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
-	if err != nil {
-		return status, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
-	resp, err := w.client.Do(req)
-	if err != nil {
-		return status, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return status, fmt.Errorf("%s answered %s", w.url, resp.Status)
-	}
 	var out authenticationv1.TokenReview
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out); err != nil {
-		return status, fmt.Errorf("read the answer of %s: %w", w.url, err)
+	err = webhookcall.Ask(ctx, w.client, w.url, &authenticationv1.TokenReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: authenticationv1.SchemeGroupVersion.String(), Kind: "TokenReview"},
+		Spec:     authenticationv1.TokenReviewSpec{Token: token, Audiences: audiences}}, &out)
+	if err != nil {
+		return status, err
 	}
 	if out.Kind != "TokenReview" || out.APIVersion != authenticationv1.SchemeGroupVersion.String() {
 		return status, fmt.Errorf("%s answered a %s of %s: want a TokenReview of %s", w.url, out.Kind, out.APIVersion, authenticationv1.SchemeGroupVersion)

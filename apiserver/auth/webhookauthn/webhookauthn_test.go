@@ -54,7 +54,7 @@ func TestReview(t *testing.T) {
 		case "bad":
 			v.Status.Error = "no such user"
 		case "broken":
-			http.Error(w, "no", http.StatusInternalServerError)
+			http.Error(w, "no", http.StatusBadRequest)
 			return
 		case "odd":
 			v.Kind = "Other"
@@ -76,7 +76,7 @@ func TestReview(t *testing.T) {
 		{"narrow", nil, "other audiences", 4}, {"narrow", []string{"x"}, "", 5},
 		{"bad", nil, "no such user", 6}, {"bad", nil, "no such user", 6},
 		{"unknown", nil, auth.ErrOtherToken.Error(), 7}, {"unknown", nil, auth.ErrOtherToken.Error(), 7},
-		{"broken", nil, "500", 8}, {"broken", nil, "500", 9}, // failures are not
+		{"broken", nil, "400", 8}, {"broken", nil, "400", 9}, // failures are not
 		{"odd", nil, "want a TokenReview", 10},
 	} {
 		user, shared, err := w.Review(t.Context(), c.token, c.audiences)

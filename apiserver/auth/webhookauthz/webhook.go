@@ -4,11 +4,9 @@
 package webhookauthz
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -23,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"knarr.dev/knarr/apiserver/auth"
+	"knarr.dev/knarr/apiserver/auth/webhookcall"
 )
 
 // Webhook is an auth.Authorizer that asks a service with SubjectAccessReviews.
@@ -38,9 +37,6 @@ type Webhook struct {
 
 // maxAnswers bounds what is remembered.
 const maxAnswers = 8192
-
-// maxAnswer bounds what a webhook may say, in bytes.
-const maxAnswer = 1 << 20
 
 func newWebhook(name string, c *apiserverv1.WebhookConfiguration, log *slog.Logger) (*Webhook, error) {
 	w := &Webhook{name: name, cfg: c, answers: cache.NewLRUExpireCache(maxAnswers), log: log}
@@ -132,24 +128,10 @@ func (w *Webhook) concerns(spec *authorizationv1.SubjectAccessReviewSpec) (bool,
 	return failed == nil, failed
 }
 
-func (w *Webhook) ask(ctx context.Context, body []byte) (*authorizationv1.SubjectAccessReviewStatus, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
-	resp, err := w.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return nil, fmt.Errorf("it answered %s", resp.Status)
-	}
+func (w *Webhook) ask(ctx context.Context, question json.RawMessage) (*authorizationv1.SubjectAccessReviewStatus, error) {
 	out := &authorizationv1.SubjectAccessReview{}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
-		return nil, fmt.Errorf("read its answer: %w", err)
+	if err := webhookcall.Ask(ctx, w.client, w.url, question, out); err != nil {
+		return nil, err
 	}
 	if out.Status.Allowed && out.Status.Denied {
 		return nil, fmt.Errorf("it both allows and denies")

@@ -47,7 +47,7 @@ func TestWebhook(t *testing.T) {
 		case "bad":
 			v.Status = authorizationv1.SubjectAccessReviewStatus{Denied: true, Reason: "not you"}
 		case "broken":
-			http.Error(w, "no", http.StatusInternalServerError)
+			http.Error(w, "no", http.StatusBadRequest)
 			return
 		}
 		if err := json.NewEncoder(w).Encode(v); err != nil {
