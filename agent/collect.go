@@ -9,16 +9,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/agent/logs"
 	"knarr.dev/knarr/agent/node"
 )
 
 // Housekeeping: how often, and the bounds of logs and images.
 const (
 	collectEvery = 10 * time.Second
-	floodEvery   = 50 * time.Millisecond // of a log that grows fast
 	imagesEvery  = 5 * time.Minute
-	maxLogSize   = 10 << 20 // bytes of one log file
-	maxLogFiles  = 5
 	imagesHigh   = 85 // percent of the disk at which images are removed,
 	imagesLow    = 80 // until so much is left in use
 )
@@ -26,17 +24,36 @@ const (
 // collect keeps logs and images within bounds until ctx ends. Looking costs one
 // stat for each running container.
 func (a *Agent) collect(ctx context.Context) error {
-	next, soon := a.cfg.Clock.Now().Add(imagesEvery), collectEvery
-	logs := &rotation{cfg: &a.cfg, actors: a.pods.all, clock: a.cfg.Clock}
+	rotate := &rotation{cfg: &a.cfg, actors: a.pods.all, clock: a.cfg.Clock}
+	var rings <-chan struct{}
+	if alarm, err := logs.NewAlarm(); err != nil {
+		a.cfg.Log.Warn("logs that grow fast are noticed late", "error", err)
+	} else {
+		defer alarm.Close()
+		rings, rotate.quiet = alarm.C(), alarm.Arm
+	}
+	next, at := a.cfg.Clock.Now().Add(imagesEvery), a.cfg.Clock.Now().Add(collectEvery)
 	for {
-		t := a.cfg.Clock.NewTimer(soon)
+		t := a.cfg.Clock.NewTimer(max(0, at.Sub(a.cfg.Clock.Now())))
+		soon := func() {
+			t.Stop()
+			if early := a.cfg.Clock.Now().Add(alarmedIn); early.Before(at) {
+				at = early
+			}
+		}
 		select {
+		case <-rings:
+			soon()
+			continue
+		case <-a.pods.began:
+			soon()
+			continue
 		case <-t.C():
 		case <-ctx.Done():
 			t.Stop()
 			return ctx.Err()
 		}
-		soon = logs.look(ctx, soon)
+		at = a.cfg.Clock.Now().Add(rotate.look(ctx))
 		if now := a.cfg.Clock.Now(); !now.Before(next) {
 			next = now.Add(imagesEvery)
 			if err := a.collectImages(ctx); err != nil && ctx.Err() == nil {

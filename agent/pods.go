@@ -45,6 +45,7 @@ type pods struct {
 	refuses func(*corev1.Pod) *status.Terminal
 
 	resources *resources.Manager // nil: nothing is set aside for pods
+	began     chan struct{}      // a container has begun
 	// dropClaims undoes the claims of pods that are not among those; nil: there are none.
 	dropClaims func(ctx context.Context, keep map[string]bool)
 	// pinned tells whether a pod has CPUs alone; nil: none does.
@@ -57,7 +58,7 @@ type pods struct {
 }
 
 func newPods(d *pod.Deps, node string) *pods {
-	return &pods{deps: d, node: node, cache: d.Client.Cache(client.Pods, "spec.nodeName="+node), actors: map[string]*pod.Actor{}, admitted: map[string]bool{}}
+	return &pods{deps: d, node: node, cache: d.Client.Cache(client.Pods, "spec.nodeName="+node), actors: map[string]*pod.Actor{}, began: make(chan struct{}, 1), admitted: map[string]bool{}}
 }
 
 // run adopts what the runtime has, then follows API and runtime until ctx ends.
@@ -313,6 +314,12 @@ func (p *pods) event(ev *runtimeapi.ContainerEventResponse) {
 	for _, st := range ev.ContainersStatuses {
 		if uid == "" {
 			uid = st.Labels[podspec.LabelPodUID]
+		}
+	}
+	if ev.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT {
+		select {
+		case p.began <- struct{}{}:
+		default:
 		}
 	}
 	if a := p.actor(uid); a != nil {

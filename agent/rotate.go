@@ -15,15 +15,27 @@ import (
 	"knarr.dev/knarr/agent/podspec"
 )
 
+// How often logs are looked at, so that a flood leaves little more than the files that
+// are kept:
+//
+//	quiet ──first write──> after alarmedIn ──> grows slowly: every writtenEvery
+//	  └── every collectEvery at the least  └─> grows fast: before it is too large
+const (
+	floodEvery   = 50 * time.Millisecond // at the most
+	alarmedIn    = 100 * time.Millisecond
+	writtenEvery = time.Second
+	maxLogSize   = 10 << 20 // bytes of one log file
+	maxLogFiles  = 5
+)
+
 // untilFull is when to look again at a log of that size that has grown by so many bytes
-// within passed: before it is too large if it goes on like this. A flood is followed
-// closely, all others cost one look in a while.
+// within passed: before it is too large if it goes on like this.
 func untilFull(size, grown int64, passed time.Duration) time.Duration {
 	if grown <= 0 {
 		return collectEvery
 	}
 	left := float64(max(maxLogSize-size, 0)) / float64(grown) * float64(passed)
-	return time.Duration(min(max(left, float64(floodEvery)), float64(collectEvery)))
+	return time.Duration(min(max(left, float64(floodEvery)), float64(writtenEvery)))
 }
 
 // rotation keeps the logs of running containers within bounds.
@@ -31,17 +43,22 @@ type rotation struct {
 	cfg    *Config
 	actors func() map[string]*pod.Actor
 	clock  clock.PassiveClock
-	sizes  map[string]int64 // bytes at the last look, by path
+	// quiet is given the logs that nobody writes to at the moment, to tell of the next
+	// write; nil: nothing tells.
+	quiet func(path string) error
+	sizes map[string]int64 // bytes at the last look, by path
+	last  time.Time        // of the last look
 }
 
 // look renames log files that have grown too large and has the runtime open new ones.
-// passed is for how long nobody looked; it returns when to look again.
-func (r *rotation) look(ctx context.Context, passed time.Duration) time.Duration {
-	soon, sizes := collectEvery, map[string]int64{}
-	defer func() { r.sizes = sizes }()
+// It returns when to look again.
+func (r *rotation) look(ctx context.Context) time.Duration {
+	now := r.clock.Now()
+	soon, sizes, passed := collectEvery, map[string]int64{}, now.Sub(r.last)
+	defer func() { r.sizes, r.last = sizes, now }()
 	for _, act := range r.actors() {
-		pod, v := act.Snapshot()
-		dir := podspec.LogDir(r.cfg.LogRoot, pod.Namespace, pod.Name, string(pod.UID))
+		obj, v := act.Snapshot()
+		dir := podspec.LogDir(r.cfg.LogRoot, obj.Namespace, obj.Name, string(obj.UID))
 		for name, list := range v.Containers {
 			if len(list) == 0 || !list[0].Running() {
 				continue
@@ -53,15 +70,17 @@ func (r *rotation) look(ctx context.Context, passed time.Duration) time.Duration
 			}
 			size := info.Size()
 			grown := size - r.sizes[path]
-			if size < maxLogSize {
-				sizes[path] = size
-				soon = min(soon, untilFull(size, grown, passed))
-				continue
+			sizes[path] = size
+			if size >= maxLogSize {
+				if err := r.rotate(ctx, path, list[0].Id); err != nil && ctx.Err() == nil {
+					r.cfg.Log.Warn("a container's log could not be rotated", "container", name, "pod", obj.Namespace+"/"+obj.Name, "error", err)
+				}
+				size, sizes[path] = 0, 0
 			}
-			soon = min(soon, untilFull(0, grown, passed))
-			if err := r.rotate(ctx, path, list[0].Id); err != nil && ctx.Err() == nil {
-				r.cfg.Log.Warn("a container's log could not be rotated", "container", name, "pod", pod.Namespace+"/"+pod.Name, "error", err)
+			if grown == 0 && r.quiet != nil {
+				_ = r.quiet(path) // a log that has gone needs no alarm
 			}
+			soon = min(soon, untilFull(size, grown, passed))
 		}
 	}
 	return soon

@@ -21,8 +21,8 @@ func TestWhenLogsAreLookedAt(t *testing.T) {
 	}{
 		{"quiet", 5 * mi, 0, 10 * time.Second, 10 * time.Second},
 		{"replaced", 1 * mi, -5 * mi, 10 * time.Second, 10 * time.Second},
-		{"slow", 5 * mi, 1 * mi, 10 * time.Second, 10 * time.Second},
-		{"full in 5 s", 5 * mi, 5 * mi, 5 * time.Second, 5 * time.Second},
+		{"slow", 5 * mi, 1 * mi, 10 * time.Second, time.Second},
+		{"full in 500 ms", 5 * mi, 5 * mi, 500 * time.Millisecond, 500 * time.Millisecond},
 		{"full in 100 ms", 9 * mi, 10 * mi, time.Second, 100 * time.Millisecond},
 		{"a flood", 0, 1000 * mi, time.Second, 50 * time.Millisecond},
 		{"too large", 11 * mi, 1 * mi, time.Second, 50 * time.Millisecond},
@@ -34,37 +34,38 @@ func TestWhenLogsAreLookedAt(t *testing.T) {
 }
 
 // A container that writes 100 MiB/s leaves no more than the files that are kept, each
-// at most half as large again as one ought to be, from the second look on.
+// at most half as large again as one ought to be, once its flood has been noticed.
 func TestAFloodStaysBounded(t *testing.T) {
 	clk := clocktesting.NewFakeClock(time.Now())
 	w := newWorld(t)
 	a := w.run()
-	logs := &rotation{cfg: &w.cfg, actors: a.pods.all, clock: clk}
+	quiet := 0
+	logs := &rotation{cfg: &w.cfg, actors: a.pods.all, clock: clk, quiet: func(string) error { quiet++; return nil }}
 	w.pod("p", nil)
 	w.wait("p", "running", running)
 	dir := filepath.Join(podspec.LogDir(w.cfg.LogRoot, "default", "p", "uid-p"), "c")
 	path := filepath.Join(dir, "0.log")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if next := logs.look(t.Context()); next != collectEvery || quiet != 1 {
+		t.Errorf("a quiet log is looked at again after %v, told of %d times", next, quiet)
+	}
 	const rate = 100 << 20 // bytes a second
-	grow := func(d time.Duration) {
+	passed := alarmedIn
+	for i := range 60 {
 		info, err := os.Stat(path)
 		size := int64(0)
 		if err == nil {
 			size = info.Size()
-		} else if f, err := os.Create(path); err != nil {
-			t.Fatal(err)
-		} else {
-			f.Close()
-		}
-		if err := os.Truncate(path, size+int64(float64(rate)*d.Seconds())); err != nil {
+		} else if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-	}
-	passed := time.Second
-	grow(passed)
-	for i := range 40 {
-		clk.SetTime(clk.Now().Add(time.Second)) // for the names of rotated files
-		next := logs.look(t.Context(), passed)
-		passed = next
+		if err := os.Truncate(path, size+int64(float64(rate)*passed.Seconds())); err != nil {
+			t.Fatal(err)
+		}
+		clk.SetTime(clk.Now().Add(passed))
+		passed = logs.look(t.Context())
 		files, err := filepath.Glob(filepath.Join(dir, "*"))
 		if err != nil {
 			t.Fatal(err)
@@ -75,12 +76,11 @@ func TestAFloodStaysBounded(t *testing.T) {
 				total += info.Size()
 			}
 		}
-		if i > maxLogFiles+1 && total > maxLogFiles*maxLogSize*3/2 {
+		if total > maxLogFiles*maxLogSize*3/2 || len(files) > maxLogFiles {
 			t.Fatalf("look %d: %d bytes in %d files", i, total, len(files))
 		}
-		grow(passed)
 	}
-	if n, _ := filepath.Glob(filepath.Join(dir, "*")); len(n) > maxLogFiles {
-		t.Errorf("%d files", len(n))
+	if rotated, _ := filepath.Glob(path + ".*"); len(rotated) != maxLogFiles-1 {
+		t.Errorf("%d files are kept", len(rotated))
 	}
 }

@@ -39,6 +39,7 @@ func TestNodeFeatures(t *testing.T) {
 		{"all containers begin anew", restartAll},
 		{"bearer tokens", bearerTokens},
 		{"devices of claims", claims},
+		{"a flood of logs", logFlood},
 	} {
 		t.Run(sub.name, func(t *testing.T) {
 			whole := c.t
@@ -67,7 +68,8 @@ spec:
   - name: c
     image: REGISTRY/tools:1
     command: [sh, -c, "trap 'exit 0' TERM; sleep 100000 & wait"]
-    volumeMounts: [{name: config, mountPath: /config}, {name: empty, mountPath: /empty}, {name: memory, mountPath: /memory}]
+    volumeMounts: [{name: config, mountPath: /config}, {name: empty, mountPath: /empty}, {name: memory, mountPath: /memory},
+      {name: empty, mountPath: /part, subPath: a/b}, {name: config, mountPath: /one, subPath: file}]
   volumes:
   - {name: config, configMap: {name: owned}}
   - {name: empty, emptyDir: {}}
@@ -81,8 +83,9 @@ spec:
 	for command, want := range map[string]string{
 		"id -u": "0",
 		"stat -c %u:%g /config/file /config/..data/file /etc/hosts": "0:0\n0:0\n0:0",
-		"cat /config/file": "one",
-		"for d in /empty /memory; do echo x >$d/f && stat -c %u:%g $d/f; done": "0:0\n0:0",
+		"cat /config/file /one": "oneone",
+		"stat -c %u:%g /one && echo x >/part/f && stat -c %u:%g /part/f /empty/a/b/f": "0:0\n0:0\n0:0",
+		"for d in /empty /memory; do echo x >$d/f && stat -c %u:%g $d/f; done":        "0:0\n0:0",
 	} {
 		if out, err := c.kubectl("exec", "own-users", "--", "sh", "-c", command); err != nil || strings.TrimSpace(out) != want {
 			t.Errorf("%s\nprinted %q (%v), want %q", command, out, err, want)
@@ -458,4 +461,62 @@ spec:
 	if err := d.Wait(ctx, func(prepared []string) bool { return len(prepared) == 0 }); err != nil {
 		t.Errorf("still prepared: %q after %q", d.Prepared(), d.Calls())
 	}
+}
+
+// logFlood: a container that writes as fast as it can leaves a bounded log, and the
+// node serves.
+func logFlood(t *testing.T, c *cluster) {
+	c.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: flood}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: REGISTRY/tools:1
+    command: [sh, -c, "while [ ! -e /go ]; do sleep 0.1; done; exec yes 0123456789012345678901234567890123456789012345678901234567890123456789"]
+`)
+	p := c.awaitPod("flood", "ready", ready)
+	dirs, err := filepath.Glob(filepath.Join(c.dir, "*", "*", "default_flood_"+string(p.UID)))
+	if more, _ := filepath.Glob(filepath.Join(c.dir, "*", "default_flood_"+string(p.UID))); len(dirs) == 0 {
+		dirs = more
+	}
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("log folders: %q, %v", dirs, err)
+	}
+	most, done := make(chan int64), make(chan struct{})
+	go func() {
+		var top int64
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				files, _ := filepath.Glob(filepath.Join(dirs[0], "c", "*"))
+				var sum int64
+				for _, f := range files {
+					if info, err := os.Stat(f); err == nil {
+						sum += info.Size()
+					}
+				}
+				top = max(top, sum)
+			case <-done:
+				most <- top
+				return
+			}
+		}
+	}()
+	c.must("exec", "flood", "--", "touch", "/go")
+	c.must("exec", "flood", "--", "sleep", "6")
+	close(done)
+	top := <-most
+	t.Logf("at most %d MiB of logs", top>>20)
+	if top < 20<<20 {
+		t.Error("there was no flood")
+	}
+	if top > 300<<20 {
+		t.Errorf("the log grew to %d MiB", top>>20)
+	}
+	c.must("delete", "pod", "flood")
 }
