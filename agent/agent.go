@@ -268,22 +268,6 @@ func defaults(cfg *Config) {
 	}
 }
 
-// settings is what the agent tells of its configuration, in a kubelet's terms.
-func (a *Agent) settings() map[string]any {
-	dns := []string{}
-	for _, ip := range a.cfg.ClusterDNS {
-		dns = append(dns, ip.String())
-	}
-	return map[string]any{
-		"port": port(a.cfg.Listen), "authentication": map[string]any{"anonymous": map[string]any{"enabled": false}, "webhook": map[string]any{"enabled": true}},
-		"authorization": map[string]any{"mode": "Webhook"}, "clusterDomain": a.cfg.ClusterDomain, "clusterDNS": dns, "maxPods": a.cfg.MaxPods,
-		"staticPodPath": a.cfg.StaticPodPath, "cgroupRoot": a.cfg.CgroupRoot, "cgroupsPerQOS": true, "enforceNodeAllocatable": []string{},
-		"nodeStatusUpdateFrequency": "10s", "nodeStatusReportFrequency": "5m0s", "nodeLeaseDurationSeconds": 40,
-		"containerLogMaxSize": "10Mi", "containerLogMaxFiles": maxLogFiles, "serializeImagePulls": false,
-		"imageGCHighThresholdPercent": imagesHigh, "imageGCLowThresholdPercent": imagesLow, "volumeStatsAggPeriod": "0s",
-	}
-}
-
 func port(l net.Listener) int32 {
 	if l == nil {
 		return 0
