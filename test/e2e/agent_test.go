@@ -215,21 +215,25 @@ spec:
 	c.must("delete", "pod", "alone", "shares")
 }
 
-// A graceful end gives pods their time, and the API shows why they ended; what is
-// kept can be started again.
+// A graceful end gives pods their time, on all nodes of the machine, and the API shows
+// why they ended; what is kept can be started again.
 func TestGracefulShutdown(t *testing.T) {
-	c := start(t)
-	c.apply(`
+	c := startWith(t, func(dir string) string { return filepath.Join(dir, "data") }, "--nodes=2")
+	pods := map[string]string{"polite": "node-" + c.name, "polite-2": "node-" + c.name + "-2"}
+	for name, node := range pods {
+		c.apply(`
 apiVersion: v1
 kind: Pod
-metadata: {name: polite}
+metadata: {name: ` + name + `}
 spec:
+  nodeName: ` + node + `
   containers:
   - name: c
     image: REGISTRY/tools:1
     command: [sh, -c, "trap 'echo -n bye >/dev/termination-log; exit 3' TERM; sleep 100000 & wait"]
 `)
-	c.awaitPod("polite", "ready", ready)
+		c.awaitPod(name, "ready", ready)
+	}
 	bin, err := binary()
 	if err != nil {
 		t.Fatal(err)
@@ -240,12 +244,14 @@ spec:
 	}
 	<-c.exited
 	c.up()
-	p := c.awaitPod("polite", "ended", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
-	if p.Status.Reason != "Terminated" || p.Status.Message != "Pod was terminated in response to imminent node shutdown." {
-		t.Errorf("%s: %s", p.Status.Reason, p.Status.Message)
-	}
-	if end := p.Status.ContainerStatuses[0].State.Terminated; end == nil || end.ExitCode != 3 || end.Message != "bye" {
-		t.Errorf("the container's end: %+v", p.Status.ContainerStatuses[0].State)
+	for name := range pods {
+		p := c.awaitPod(name, "ended", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+		if p.Status.Reason != "Terminated" || p.Status.Message != "Pod was terminated in response to imminent node shutdown." {
+			t.Errorf("%s: %s: %s", name, p.Status.Reason, p.Status.Message)
+		}
+		if end := p.Status.ContainerStatuses[0].State.Terminated; end == nil || end.ExitCode != 3 || end.Message != "bye" {
+			t.Errorf("the end of the container of %s: %+v", name, p.Status.ContainerStatuses[0].State)
+		}
 	}
 	c.awaitNode(func(n *corev1.Node) bool {
 		return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
