@@ -91,8 +91,10 @@ func (p *pods) resizable(n *node.Reporter) func(*corev1.Pod) *status.Waiting {
 	return func(pod *corev1.Pod) *status.Waiting {
 		p.admission.Lock()
 		defer p.admission.Unlock()
-		if p.pinned != nil && p.pinned(string(pod.UID)) {
-			return &status.Waiting{Reason: corev1.PodReasonInfeasible, Message: "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy"}
+		if p.pinned != nil {
+			if manager := p.pinned(string(pod.UID)); manager != "" {
+				return &status.Waiting{Reason: corev1.PodReasonInfeasible, Message: "Resize is infeasible for Guaranteed Pods alongside " + manager + " static policy"}
+			}
 		}
 		return Resizable(pod, p.others(pod), n.Node())
 	}

@@ -116,8 +116,14 @@ func (a *Agent) openResources() {
 	}
 	m := resources.New(a.cfg.Exclusive.Topology, nodes, distance, holders...)
 	a.deps.Resources, a.pods.resources = m, m
-	if a.cpus != nil {
-		a.pods.pinned = a.cpus.Pinned
+	a.pods.pinned = func(uid string) string {
+		switch {
+		case a.cpus != nil && a.cpus.Pinned(uid):
+			return "CPU Manager"
+		case a.memory != nil && a.memory.Pinned(uid):
+			return "Memory Manager"
+		}
+		return ""
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"knarr.dev/knarr/agent/critest"
 	"knarr.dev/knarr/agent/memory"
 	"knarr.dev/knarr/agent/topology"
+	"knarr.dev/knarr/client"
 )
 
 func guaranteed(cpu, mem string) func(*corev1.Pod) {
@@ -31,7 +32,7 @@ func TestExclusiveCPUsAndMemory(t *testing.T) {
 			ReservedMemory: map[int]memory.Amounts{0: {corev1.ResourceMemory: 1 << 30}}, Topology: topology.Config{Policy: topology.Restricted}}
 		c.Capacity = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("8"), corev1.ResourceMemory: resource.MustParse("16Gi")}
 	})
-	w.run()
+	node := w.run()
 	n := w.node()
 	if cpu, mem := n.Status.Allocatable.Cpu(), n.Status.Allocatable.Memory(); cpu.Value() != 7 || mem.Value() != 15<<30 {
 		t.Errorf("allocatable %v and %v", cpu, mem)
@@ -68,6 +69,11 @@ func TestExclusiveCPUsAndMemory(t *testing.T) {
 	w.wait("b", "running", running)
 	if cpus, mems := of("b"); cpus != "4-6" || mems != "1" {
 		t.Errorf("pod b: CPUs %s, memory of %s", cpus, mems)
+	}
+	// What is set aside cannot be resized.
+	held, _ := w.api.Cache(client.Pods, "").Get("default", "a")
+	if no := node.pods.resizable(node.node)(held.(*corev1.Pod)); no == nil || no.Reason != corev1.PodReasonInfeasible || no.Message != "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy" {
+		t.Errorf("a resize: %+v", no)
 	}
 	// One CPU is left on node 1, memory for it on node 0.
 	w.pod("c", guaranteed("1", "2Gi"))

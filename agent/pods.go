@@ -48,8 +48,9 @@ type pods struct {
 	began     chan struct{}      // a container has begun
 	// dropClaims undoes the claims of pods that are not among those; nil: there are none.
 	dropClaims func(ctx context.Context, keep map[string]bool)
-	// pinned tells whether a pod has CPUs alone; nil: none does.
-	pinned func(uid string) bool
+	// pinned tells which manager has set something aside for a pod alone, which cannot be
+	// resized then; nil, or empty: none has.
+	pinned func(uid string) string
 	// managed lists the resources that plugins share out; nil: there are none.
 	managed func() (capacity, allocatable corev1.ResourceList)
 

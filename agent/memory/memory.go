@@ -250,6 +250,13 @@ func (m *Manager) Held(uid, container string) []Block {
 	return m.given[uid][container]
 }
 
+// Pinned tells whether a container of the pod is tied.
+func (m *Manager) Pinned(uid string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.given[uid]) > 0
+}
+
 // All is what the nodes have for pods, a block for each node and resource.
 func (m *Manager) All() []Block {
 	var out []Block
