@@ -14,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// A graceful end gives pods their time, on all nodes of the machine, and the API shows
+// why they ended; what is kept can be started again.
 func TestGracefulShutdown(t *testing.T) {
 	c := startWith(t, func(dir string) string { return filepath.Join(dir, "data") }, "--nodes=2")
 	pods := map[string]string{"polite": "node-" + c.name, "polite-2": "node-" + c.name + "-2"}
@@ -57,6 +59,7 @@ spec:
 	})
 }
 
+// Huge pages are a resource of the node, and files of the pod.
 func TestHugePages(t *testing.T) {
 	const file = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 	before, err := os.ReadFile(file)
@@ -118,6 +121,7 @@ spec:
 	c.must("delete", "pod", "huge")
 }
 
+// bearerTokens: monitors use the agent's server with a service account's token.
 func bearerTokens(t *testing.T, c *cluster) {
 	c.apply(`
 apiVersion: v1
@@ -161,6 +165,8 @@ subjects: [{kind: ServiceAccount, name: monitor, namespace: default}]
 	}
 }
 
+// logFlood: a container that writes as fast as it can leaves a bounded log, and the
+// node serves.
 func logFlood(t *testing.T, c *cluster) {
 	c.apply(`
 apiVersion: v1

@@ -21,6 +21,8 @@ import (
 	"knarr.dev/knarr/agent/dra/dratest"
 )
 
+// pluginDevices: a pod has the device that it asks for, also after its node's agent
+// was killed, and no other pod gets it.
 func pluginDevices(t *testing.T, c *cluster) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -71,6 +73,8 @@ spec:
 	c.must("delete", "pod", "zero-a", "zero-b")
 }
 
+// claims: a pod has the devices of a ResourceClaim that its driver has prepared, also
+// if the agent is killed in between; at its end they are given back.
 func claims(t *testing.T, c *cluster) {
 	spec := filepath.Join("/var/run/cdi", "knarr-test-"+c.name+".json")
 	if err := os.MkdirAll(filepath.Dir(spec), 0o755); err != nil {
@@ -134,6 +138,8 @@ spec:
 	}
 }
 
+// lockedRegistry is the tests' registry behind a password, which a credential provider
+// plugin knows: its configuration and the folder of the program.
 func lockedRegistry(t *testing.T) (address, config, bin string) {
 	t.Helper()
 	open, err := images()
@@ -169,6 +175,7 @@ echo '{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kube
 	return address, config, bin
 }
 
+// credentials: an image behind a password is pulled with what a plugin knows.
 func credentials(t *testing.T, c *cluster, registry string) {
 	c.apply(`
 apiVersion: v1

@@ -13,7 +13,6 @@ import (
 )
 
 // One cluster, what a node gives its pods beside a sandbox.
-
 func TestNodeFeatures(t *testing.T) {
 	// The last CPU is for who has it alone, the others are the system's.
 	last := runtime.NumCPU() - 1
@@ -44,9 +43,7 @@ func TestNodeFeatures(t *testing.T) {
 }
 
 // ownUsers: root in a pod with hostUsers: false is nobody outside, and its volumes
-
 // show their owners as if it were not so.
-
 func ownUsers(t *testing.T, c *cluster) {
 	c.apply(`
 apiVersion: v1
@@ -89,12 +86,7 @@ spec:
 	c.must("delete", "pod", "own-users")
 }
 
-// pluginDevices: a pod has the device that it asks for, also after its node's agent
-
-// was killed, and no other pod gets it.
-
 // awaitNode waits until the cluster's node is as wanted.
-
 func (c *cluster) awaitNode(ok func(*corev1.Node) bool) {
 	c.t.Helper()
 	var last *corev1.Node
@@ -111,7 +103,6 @@ func (c *cluster) awaitNode(ok func(*corev1.Node) bool) {
 }
 
 // ownCPUs: a container that has a CPU alone runs on it, and no other container does.
-
 func ownCPUs(t *testing.T, c *cluster) {
 	last := runtime.NumCPU() - 1
 	if last < 1 {
@@ -164,14 +155,7 @@ spec:
 	c.must("delete", "pod", "alone", "shares")
 }
 
-// A graceful end gives pods their time, on all nodes of the machine, and the API shows
-
-// why they ended; what is kept can be started again.
-
-// Huge pages are a resource of the node, and files of the pod.
-
 // A container that says so has all containers of its pod begin anew, in their place.
-
 func restartAll(t *testing.T, c *cluster) {
 	c.apply(`
 apiVersion: v1
@@ -208,19 +192,3 @@ spec:
 	}
 	c.must("delete", "pod", "again")
 }
-
-// bearerTokens: monitors use the agent's server with a service account's token.
-
-// claims: a pod has the devices of a ResourceClaim that its driver has prepared, also
-
-// if the agent is killed in between; at its end they are given back.
-
-// logFlood: a container that writes as fast as it can leaves a bounded log, and the
-
-// node serves.
-
-// lockedRegistry is the tests' registry behind a password, which a credential provider
-
-// plugin knows: its configuration and the folder of the program.
-
-// credentials: an image behind a password is pulled with what a plugin knows.
