@@ -143,6 +143,8 @@ func (s *starting) valueFrom(ctx context.Context, src *corev1.EnvVarSource) (str
 	case src.FieldRef != nil:
 		v, err := fieldref.Field(s.pod, src.FieldRef.FieldPath)
 		return v, err == nil, err
+	case src.FileKeyRef != nil:
+		return s.fromFile(src.FileKeyRef)
 	case src.ResourceFieldRef != nil:
 		v, err := fieldref.Resource(s.pod, src.ResourceFieldRef, s.c.Name, s.d.Allocatable())
 		return v, err == nil, err
