@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,7 +17,7 @@ import (
 
 // counts are what a runtime holds of the machine.
 type counts struct {
-	processes, pss         int // its own, those beside the containers included; KB
+	processes, pss, anon   int // its own, those beside the containers included; KB
 	files, mounts, groups  int
 	namespaces, interfaces int
 }
@@ -33,16 +34,13 @@ func (d *driver) look() (counts, error) {
 	if err != nil {
 		return c, err
 	}
-	spaces := map[string]bool{}
 	for _, p := range dirs {
-		if ns, err := os.Readlink(p + "/ns/net"); err == nil {
-			spaces[ns] = true
-		}
 		if !d.owns(p) {
 			continue
 		}
 		c.processes++
-		c.pss += pss(p)
+		c.pss += rollup(p, "Pss:")
+		c.anon += rollup(p, "Pss_Anon:")
 		if p == fmt.Sprintf("/proc/%d", d.proc.Process.Pid) {
 			files, err := os.ReadDir(p + "/fd")
 			if err != nil {
@@ -52,17 +50,28 @@ func (d *driver) look() (counts, error) {
 		}
 	}
 	for _, f := range mounts() {
-		c.mounts++
-		if f[2] == "nsfs" {
-			spaces[f[1]] = true
+		switch netns := strings.HasPrefix(f[1], "/run/netns/cni-"); {
+		case f[2] == "nsfs" && (netns || strings.HasPrefix(f[1], d.dir) && strings.HasSuffix(f[1], "/net")):
+			c.namespaces++
+		case strings.HasPrefix(f[1], d.dir):
+			c.mounts++
+		}
+	}
+	// A kubelet makes and removes the pods' own groups: here they are nobody's business.
+	for _, g := range groupDirs() {
+		for _, pod := range folders(filepath.Join(g, "pods")) {
+			_ = syscall.Rmdir(pod) // one that is in use stays
 		}
 	}
 	for _, g := range groupDirs() {
 		c.groups += len(folders(g))
 	}
-	c.namespaces = len(spaces)
 	links, err := os.ReadDir("/sys/class/net")
-	c.interfaces = len(links)
+	for _, l := range links {
+		if strings.HasPrefix(l.Name(), group) || strings.HasPrefix(l.Name(), "veth") {
+			c.interfaces++
+		}
+	}
 	return c, err
 }
 
@@ -86,13 +95,13 @@ func (d *driver) owns(proc string) bool {
 	return err == nil && (bytes.Contains(cg, []byte("/"+group+"/")) || bytes.Contains(cg, []byte("/"+group+"\n")))
 }
 
-// pss is the process' share of memory in KB.
-func pss(proc string) int {
+// rollup is one of the sums over the process' memory, in KB.
+func rollup(proc, what string) int {
 	b, err := os.ReadFile(proc + "/smaps_rollup")
 	if err != nil {
 		return 0 // it has ended
 	}
-	_, rest, _ := strings.Cut(string(b), "\nPss:")
+	_, rest, _ := strings.Cut(string(b), "\n"+what)
 	f := strings.Fields(rest)
 	if len(f) == 0 {
 		return 0
@@ -108,7 +117,7 @@ func memory(ctx context.Context, o options, d *driver, note func(what, figure st
 	if err != nil {
 		return err
 	}
-	note("memory of the runtime without pods, MiB (PSS)", fmt.Sprintf("%.1f", float64(base.pss)/1024))
+	note("memory of the runtime without pods, MiB (PSS; less the pages of its file, which the kernel can drop)", fmt.Sprintf("%.1f (%.1f)", float64(base.pss)/1024, float64(base.anon)/1024))
 	for _, n := range o.pods {
 		for len(pods) < n {
 			p, err := d.run(ctx)
@@ -122,7 +131,7 @@ func memory(ctx context.Context, o options, d *driver, note func(what, figure st
 			return err
 		}
 		note(fmt.Sprintf("memory of runtime, shims, holders and pauses per pod at %d pods, MiB", n), fmt.Sprintf("%.2f", float64(c.pss-base.pss)/1024/float64(n)))
-		note(fmt.Sprintf("the same in all, and processes, at %d pods", n), fmt.Sprintf("%.0f MiB, %d", float64(c.pss)/1024, c.processes))
+		note(fmt.Sprintf("the same in all at %d pods, MiB, and processes", n), fmt.Sprintf("%.0f (%.0f), %d", float64(c.pss)/1024, float64(c.anon)/1024, c.processes))
 	}
 	return d.removeAll(ctx, pods)
 }
