@@ -76,7 +76,7 @@ func (s *Server) newDiscovery() *discovery {
 	}
 	for _, rv := range reviews() {
 		l := list(rv.GVK().GroupVersion())
-		l.APIResources = append(l.APIResources, metav1.APIResource{Name: rv.Resource, SingularName: strings.ToLower(rv.Kind.Kind), Namespaced: rv.Namespaced, Kind: rv.Kind.Kind, Verbs: metav1.Verbs{"create"}})
+		l.APIResources = append(l.APIResources, rv.describe())
 	}
 	core := list(schema.GroupVersion{Version: "v1"})
 	core.APIResources = append(core.APIResources, virtualResources()...)

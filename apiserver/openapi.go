@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-openapi/pkg/cached"
 	"k8s.io/kube-openapi/pkg/handler"
@@ -15,7 +16,6 @@ import (
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
-	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/openapi"
 )
 
@@ -28,8 +28,8 @@ type openAPI struct {
 	stamp      int64 // of what extension servers serve
 	v3         *handler3.OpenAPIService
 	v2         http.Handler
-	described  map[string][]*kind.Kind // by path, what v3 describes
-	remotes    map[string]bool         // by path, what extension servers describe
+	described  map[string][]openapi.Served // by path, what v3 describes
+	remotes    map[string]bool             // by path, what extension servers describe
 }
 
 func (s *Server) serveOpenAPI(w http.ResponseWriter, r *http.Request, path string) {
@@ -59,12 +59,21 @@ func (o *openAPI) current(s *Server) (v2 http.Handler, v3 *handler3.OpenAPIServi
 		o.v3 = handler3.NewOpenAPIService()
 	}
 	o.generation, o.stamp = generation, stamp
-	var all []*kind.Kind
-	byPath := map[string][]*kind.Kind{}
+	var all []openapi.Served
+	byPath := map[string][]openapi.Served{}
+	add := func(v openapi.Served) {
+		path := openAPIPath(v.Kind.GVK().GroupVersion())
+		byPath[path] = append(byPath[path], v)
+		all = append(all, v)
+	}
 	for _, res := range resources {
-		path := openAPIPath(res.GVK().GroupVersion())
-		byPath[path] = append(byPath[path], res.Kind)
-		all = append(all, res.Kind)
+		add(openapi.Served{Kind: res.Kind, Resources: resourcesOf(res), ReturnsDeleted: returnsDeleted(res)})
+	}
+	for _, rv := range reviews() {
+		add(openapi.Served{Kind: rv.Kind, Resources: []metav1.APIResource{rv.describe()}})
+	}
+	for i, k := range virtualKinds {
+		add(openapi.Served{Kind: k, Resources: virtualResources()[i : i+1]})
 	}
 	for path := range o.described {
 		if byPath[path] == nil {
@@ -72,10 +81,10 @@ func (o *openAPI) current(s *Server) (v2 http.Handler, v3 *handler3.OpenAPIServi
 		}
 	}
 	for path, kinds := range byPath {
-		if slices.Equal(o.described[path], kinds) {
+		if slices.EqualFunc(o.described[path], kinds, sameServed) {
 			continue
 		}
-		gv, etag := kinds[0].GVK().GroupVersion(), strconv.FormatInt(generation, 10)
+		gv, etag := kinds[0].Kind.GVK().GroupVersion(), strconv.FormatInt(generation, 10)
 		o.v3.UpdateGroupVersionLazy(path, cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
 			return openapi.V3(gv, kinds), gv.String() + " " + etag, nil
 		})))
@@ -89,6 +98,12 @@ func (o *openAPI) current(s *Server) (v2 http.Handler, v3 *handler3.OpenAPIServi
 	service.RegisterOpenAPIVersionedService("/openapi/v2", pathMux{mux})
 	o.v2 = mux
 	return o.v2, o.v3
+}
+
+// sameServed compares by the kinds: those of definitions are made anew whenever their
+// definition changes, the others never change.
+func sameServed(a, b openapi.Served) bool {
+	return a.Kind == b.Kind || a.Kind.Schema == nil && b.Kind.Schema == nil && a.Kind.GVK() == b.Kind.GVK()
 }
 
 func openAPIPath(gv schema.GroupVersion) string {

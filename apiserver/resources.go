@@ -521,7 +521,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, q registry.Reque
 		if o, err = deleteOptions(w, r, &q); err == nil {
 			it, gone, e := s.reg.Delete(r.Context(), q, o)
 			if err = e; err == nil {
-				if !gone || returnsDeleted[q.Resource.GVR()] {
+				if !gone || returnsDeleted(q.Resource) {
 					s.writeItem(w, r, http.StatusOK, f, q.Resource, it)
 					return
 				}
@@ -537,16 +537,21 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, q registry.Reque
 	writeError(w, r, err)
 }
 
-// returnsDeleted are the kinds whose deletion answers the object as it was last;
+// returnsDeleted tells the kinds whose deletion answers the object as it was last;
 // others answer a Status.
-var returnsDeleted = map[schema.GroupVersionResource]bool{
-	{Version: "v1", Resource: "pods"}:                   true,
-	{Version: "v1", Resource: "services"}:               true,
-	{Version: "v1", Resource: "serviceaccounts"}:        true,
-	{Version: "v1", Resource: "podtemplates"}:           true,
-	{Version: "v1", Resource: "resourcequotas"}:         true,
-	{Version: "v1", Resource: "persistentvolumes"}:      true,
-	{Version: "v1", Resource: "persistentvolumeclaims"}: true,
+func returnsDeleted(res *registry.Resource) bool {
+	switch res.Group {
+	case "":
+		switch res.Kind.Resource {
+		case "pods", "services", "serviceaccounts", "podtemplates", "resourcequotas", "persistentvolumes", "persistentvolumeclaims":
+			return true
+		}
+	case "resource.k8s.io":
+		return true
+	case "storage.k8s.io":
+		return res.Kind.Resource != "csistoragecapacities"
+	}
+	return false
 }
 
 func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, q registry.Request) {

@@ -24,24 +24,28 @@ import (
 // review is a kind that is only created and never stored: a question.
 type review struct {
 	*kind.Kind
-	question func() runtime.Object
-	answer   func(*Server, *http.Request, *requestInfo, runtime.Object) error
+	answer func(*Server, *http.Request, *requestInfo, runtime.Object) error
 }
 
 // reviews lists the questions that the server answers.
 func reviews() []review {
-	of := func(gv schema.GroupVersion, name string, namespaced bool, question func() runtime.Object, answer func(*Server, *http.Request, *requestInfo, runtime.Object) error) review {
-		return review{&kind.Kind{Group: gv.Group, Version: gv.Version, Kind: name, Resource: strings.ToLower(name) + "s", Namespaced: namespaced}, question, answer}
+	of := func(gv schema.GroupVersion, name string, namespaced bool, question func() kind.Object, answer func(*Server, *http.Request, *requestInfo, runtime.Object) error) review {
+		return review{&kind.Kind{Group: gv.Group, Version: gv.Version, Kind: name, Resource: strings.ToLower(name) + "s", Namespaced: namespaced, New: question}, answer}
 	}
 	authn, authz := authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion
 	return []review{
-		of(authn, "TokenReview", false, func() runtime.Object { return &authenticationv1.TokenReview{} }, (*Server).tokenReview),
-		of(authn, "SelfSubjectReview", false, func() runtime.Object { return &authenticationv1.SelfSubjectReview{} }, (*Server).selfSubjectReview),
-		of(authz, "SubjectAccessReview", false, func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }, (*Server).subjectAccessReview),
-		of(authz, "LocalSubjectAccessReview", true, func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }, (*Server).subjectAccessReview),
-		of(authz, "SelfSubjectAccessReview", false, func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }, (*Server).selfSubjectAccessReview),
-		of(authz, "SelfSubjectRulesReview", false, func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} }, (*Server).selfSubjectRulesReview),
+		of(authn, "TokenReview", false, func() kind.Object { return &authenticationv1.TokenReview{} }, (*Server).tokenReview),
+		of(authn, "SelfSubjectReview", false, func() kind.Object { return &authenticationv1.SelfSubjectReview{} }, (*Server).selfSubjectReview),
+		of(authz, "SubjectAccessReview", false, func() kind.Object { return &authorizationv1.SubjectAccessReview{} }, (*Server).subjectAccessReview),
+		of(authz, "LocalSubjectAccessReview", true, func() kind.Object { return &authorizationv1.LocalSubjectAccessReview{} }, (*Server).subjectAccessReview),
+		of(authz, "SelfSubjectAccessReview", false, func() kind.Object { return &authorizationv1.SelfSubjectAccessReview{} }, (*Server).selfSubjectAccessReview),
+		of(authz, "SelfSubjectRulesReview", false, func() kind.Object { return &authorizationv1.SelfSubjectRulesReview{} }, (*Server).selfSubjectRulesReview),
 	}
+}
+
+// describe is the review as discovery shows it.
+func (rv review) describe() metav1.APIResource {
+	return metav1.APIResource{Name: rv.Resource, SingularName: strings.ToLower(rv.Kind.Kind), Namespaced: rv.Namespaced, Kind: rv.Kind.Kind, Verbs: metav1.Verbs{"create"}}
 }
 
 // serveReview answers a request for one of the reviews; false if it is not one.
@@ -71,7 +75,7 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request, info *requestInfo, 
 	if err != nil {
 		return err
 	}
-	obj := rv.question()
+	var obj runtime.Object = rv.New()
 	if err := decode(w, r, rv.GVK(), obj); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/codec"
 	"knarr.dev/knarr/apiserver/registry"
 )
@@ -27,6 +28,12 @@ func virtualResources() []metav1.APIResource {
 		{Name: bindings, SingularName: "binding", Namespaced: true, Kind: "Binding", Verbs: metav1.Verbs{"create"}},
 		{Name: componentStatuses, SingularName: "componentstatus", Kind: "ComponentStatus", Verbs: metav1.Verbs{"get", "list"}, ShortNames: []string{"cs"}},
 	}
+}
+
+// virtualKinds are their kinds, in the same order.
+var virtualKinds = []*kind.Kind{
+	{Version: "v1", Kind: "Binding", Resource: bindings, Namespaced: true, New: func() kind.Object { return &corev1.Binding{} }},
+	{Version: "v1", Kind: "ComponentStatus", Resource: componentStatuses, New: func() kind.Object { return &corev1.ComponentStatus{} }, NewList: func() runtime.Object { return &corev1.ComponentStatusList{} }},
 }
 
 // serveVirtual answers a request for one of them; false if it is not one.

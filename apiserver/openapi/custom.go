@@ -41,7 +41,7 @@ func (s *schemas) customModel(k *kind.Kind) (name string) {
 		s.addTypeMeta(m)
 		s.embedded(m)
 	}
-	m.AddExtension("x-kubernetes-group-version-kind", []any{gvkMap(k)})
+	m.AddExtension("x-kubernetes-group-version-kind", []any{gvkMap(k.GVK())})
 	s.models[name] = m
 
 	item := spec.Schema{SchemaProps: spec.SchemaProps{Ref: spec.MustCreateRef(s.prefix + name)}}
@@ -58,7 +58,7 @@ func (s *schemas) customModel(k *kind.Kind) (name string) {
 		"items": {SchemaProps: spec.SchemaProps{Type: []string{"array"}, Items: &spec.SchemaOrArray{Schema: &item},
 			Description: "List of " + k.Resource + ". More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"}},
 	}
-	gvk := gvkMap(k)
+	gvk := gvkMap(k.GVK())
 	gvk["kind"] = k.ListKind
 	list.AddExtension("x-kubernetes-group-version-kind", []any{gvk})
 	s.models[name+"List"] = &list

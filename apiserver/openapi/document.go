@@ -1,13 +1,12 @@
 package openapi
 
 import (
-	"strings"
+	"net/http"
+	"strconv"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
-
-	"knarr.dev/knarr/api/kind"
 )
 
 const (
@@ -15,30 +14,60 @@ const (
 	v2Prefix = "#/definitions/"
 )
 
+var (
+	answers  = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
+	streams  = []string{"application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"}
+	patches  = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
+	whatever = []string{"*/*"}
+)
+
+// produces are the media types of an operation's answers.
+func (o *operation) produces() []string {
+	switch {
+	case o.action == "connect":
+		return whatever
+	case o.answer == "":
+		return append([]string{"text/plain"}, answers...)
+	case o.streams:
+		return append(append([]string(nil), answers...), streams...)
+	}
+	return answers
+}
+
+// consumes are the media types of an operation's body.
+func (o *operation) consumes() []string {
+	if o.patch {
+		return patches
+	}
+	return whatever
+}
+
+// bodyRequired: deletions have options that may be left out.
+func (o *operation) bodyRequired() bool { return o.method != http.MethodDelete }
+
+func (o *operation) extensions(e *spec.VendorExtensible) {
+	e.AddExtension("x-kubernetes-action", o.action)
+	e.AddExtension("x-kubernetes-group-version-kind", gvkMap(o.gvk))
+}
+
 // V3 describes the kinds of one group and version.
-func V3(gv schema.GroupVersion, kinds []*kind.Kind) *spec3.OpenAPI {
+func V3(gv schema.GroupVersion, kinds []Served) *spec3.OpenAPI {
 	s := &schemas{prefix: v3Prefix, models: map[string]*spec.Schema{}}
 	paths := map[string]*spec3.Path{}
 	for _, k := range kinds {
-		name := s.kindModel(k)
-		for path, ops := range pathsOf(k) {
-			p := &spec3.Path{}
-			for _, verb := range ops {
-				op := operation3(k, verb, name)
-				switch verb {
-				case "get", "list":
-					p.Get = op
-				case "create":
-					p.Post = op
-				case "update":
-					p.Put = op
-				case "patch":
-					p.Patch = op
-				case "delete", "deletecollection":
-					p.Delete = op
+		for _, o := range s.operations(k) {
+			p := paths[o.path]
+			if p == nil {
+				p = &spec3.Path{}
+				for _, v := range o.places {
+					p.Parameters = append(p.Parameters, parameter3(v))
 				}
+				paths[o.path] = p
 			}
-			paths[path] = p
+			*map[string]**spec3.Operation{
+				http.MethodGet: &p.Get, http.MethodPut: &p.Put, http.MethodPost: &p.Post, http.MethodDelete: &p.Delete,
+				http.MethodOptions: &p.Options, http.MethodHead: &p.Head, http.MethodPatch: &p.Patch,
+			}[o.method] = operation3(&o)
 		}
 	}
 	return &spec3.OpenAPI{
@@ -49,134 +78,110 @@ func V3(gv schema.GroupVersion, kinds []*kind.Kind) *spec3.OpenAPI {
 	}
 }
 
-// pathsOf lists a kind's paths with the verbs on each.
-func pathsOf(k *kind.Kind) map[string][]string {
-	base := "/apis/" + k.Group + "/" + k.Version + "/"
-	if k.Group == "" {
-		base = "/api/" + k.Version + "/"
+func parameter3(p parameter) *spec3.Parameter {
+	sch := simple(p.typ, "")
+	sch.UniqueItems = true // as Kubernetes has it
+	return &spec3.Parameter{ParameterProps: spec3.ParameterProps{Name: p.name, In: p.in, Description: p.doc, Required: p.in == "path", Schema: &sch}}
+}
+
+func operation3(o *operation) *spec3.Operation {
+	op := &spec3.Operation{OperationProps: spec3.OperationProps{OperationId: o.id, Tags: []string{o.tag}, Responses: &spec3.Responses{}}}
+	op.Responses.StatusCodeResponses = map[int]*spec3.Response{http.StatusUnauthorized: {ResponseProps: spec3.ResponseProps{Description: "Unauthorized"}}}
+	for _, code := range o.codes {
+		op.Responses.StatusCodeResponses[code] = &spec3.Response{ResponseProps: spec3.ResponseProps{Description: http.StatusText(code), Content: content(o.answer, o.produces())}}
 	}
-	all := base + k.Resource
-	collection := all
-	if k.Namespaced {
-		collection = base + "namespaces/{namespace}/" + k.Resource
+	for _, q := range o.query {
+		op.Parameters = append(op.Parameters, parameter3(q))
 	}
-	out := map[string][]string{
-		collection:             {"list", "create", "deletecollection"},
-		collection + "/{name}": {"get", "update", "patch", "delete"},
+	if o.body != "" {
+		op.RequestBody = &spec3.RequestBody{RequestBodyProps: spec3.RequestBodyProps{Content: content(o.body, o.consumes()), Required: o.bodyRequired()}}
 	}
-	if k.Namespaced {
-		out[all] = []string{"list"}
-	}
-	if k.HasStatus {
-		out[collection+"/{name}/status"] = []string{"get", "update", "patch"}
-	}
-	if k.Scale != nil {
-		out[collection+"/{name}/scale"] = []string{"get", "update", "patch"}
+	o.extensions(&op.VendorExtensible)
+	return op
+}
+
+// content describes a body: a model, or text.
+func content(model string, media []string) map[string]*spec3.MediaType {
+	out := map[string]*spec3.MediaType{}
+	for _, m := range media {
+		sch := schemaOfBody(v3Prefix, model)
+		out[m] = &spec3.MediaType{MediaTypeProps: spec3.MediaTypeProps{Schema: &sch}}
 	}
 	return out
 }
 
-var actions = map[string]string{"get": "get", "list": "list", "create": "post", "update": "put", "patch": "patch", "delete": "delete", "deletecollection": "deletecollection"}
-
-// queryOf names the query parameters of a verb.
-func queryOf(verb string) []string {
-	switch verb {
-	case "create", "update":
-		return []string{"dryRun", "fieldManager", "fieldValidation"}
-	case "patch":
-		return []string{"dryRun", "fieldManager", "fieldValidation", "force"}
-	case "delete":
-		return []string{"dryRun", "gracePeriodSeconds", "propagationPolicy"}
-	case "list", "deletecollection":
-		return []string{"allowWatchBookmarks", "continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "timeoutSeconds", "watch"}
+func schemaOfBody(prefix, model string) spec.Schema {
+	if model == "" {
+		return simple("string", "")
 	}
-	return nil
-}
-
-func operation3(k *kind.Kind, verb, model string) *spec3.Operation {
-	op := &spec3.Operation{OperationProps: spec3.OperationProps{
-		OperationId: actions[verb] + k.Kind,
-		Responses:   &spec3.Responses{},
-	}}
-	if verb == "list" {
-		model += "List"
-	}
-	answer := &spec3.Response{ResponseProps: spec3.ResponseProps{Description: "OK", Content: content(model)}}
-	op.Responses.StatusCodeResponses = map[int]*spec3.Response{200: answer}
-	for _, q := range queryOf(verb) {
-		sch := simple("string", "")
-		op.Parameters = append(op.Parameters, &spec3.Parameter{ParameterProps: spec3.ParameterProps{Name: q, In: "query", Schema: &sch}})
-	}
-	if verb == "create" || verb == "update" {
-		op.RequestBody = &spec3.RequestBody{RequestBodyProps: spec3.RequestBodyProps{Content: content(model), Required: true}}
-	}
-	op.AddExtension("x-kubernetes-action", actions[verb])
-	op.AddExtension("x-kubernetes-group-version-kind", gvkMap(k))
-	return op
-}
-
-func content(model string) map[string]*spec3.MediaType {
-	sch := spec.Schema{SchemaProps: spec.SchemaProps{Ref: spec.MustCreateRef(v3Prefix + model)}}
-	return map[string]*spec3.MediaType{"application/json": {MediaTypeProps: spec3.MediaTypeProps{Schema: &sch}}}
+	return spec.Schema{SchemaProps: spec.SchemaProps{Ref: spec.MustCreateRef(prefix + model)}}
 }
 
 // V2 describes all kinds in one document.
-func V2(kinds []*kind.Kind) *spec.Swagger {
+func V2(kinds []Served) *spec.Swagger {
 	s := &schemas{prefix: v2Prefix, models: map[string]*spec.Schema{}}
 	paths := map[string]spec.PathItem{}
+	shared := sharedParameters{}
 	for _, k := range kinds {
-		name := s.kindModel(k)
-		for path, verbs := range pathsOf(k) {
-			var p spec.PathItem
-			for _, verb := range verbs {
-				op := operation2(k, verb, name)
-				switch verb {
-				case "get", "list":
-					p.Get = op
-				case "create":
-					p.Post = op
-				case "update":
-					p.Put = op
-				case "patch":
-					p.Patch = op
-				case "delete", "deletecollection":
-					p.Delete = op
+		for _, o := range s.operations(k) {
+			p, ok := paths[o.path]
+			if !ok {
+				for _, v := range o.places {
+					p.Parameters = append(p.Parameters, shared.refer(v))
 				}
 			}
-			for _, v := range []string{"namespace", "name"} {
-				if strings.Contains(path, "{"+v+"}") {
-					p.Parameters = append(p.Parameters, parameter2(v, "path"))
-				}
-			}
-			paths[path] = p
+			*map[string]**spec.Operation{
+				http.MethodGet: &p.Get, http.MethodPut: &p.Put, http.MethodPost: &p.Post, http.MethodDelete: &p.Delete,
+				http.MethodOptions: &p.Options, http.MethodHead: &p.Head, http.MethodPatch: &p.Patch,
+			}[o.method] = operation2(&o, shared)
+			paths[o.path] = p
 		}
 	}
 	defs := spec.Definitions{}
 	for name, m := range s.models {
 		defs[name] = *m
 	}
+	bearer := spec.SecurityScheme{SecuritySchemeProps: spec.SecuritySchemeProps{Type: "apiKey", Name: "authorization", In: "header", Description: "Bearer Token authentication"}}
 	return &spec.Swagger{SwaggerProps: spec.SwaggerProps{
 		Swagger: "2.0", Info: &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: "v1.36.3"}},
-		Paths: &spec.Paths{Paths: paths}, Definitions: defs,
+		Paths: &spec.Paths{Paths: paths}, Definitions: defs, Parameters: shared,
+		SecurityDefinitions: spec.SecurityDefinitions{"BearerToken": &bearer}, Security: []map[string][]string{{"BearerToken": {}}},
 	}}
 }
 
-func operation2(k *kind.Kind, verb, model string) *spec.Operation {
-	if verb == "list" {
-		model += "List"
+// sharedParameters are written once in a document, and referred to.
+type sharedParameters map[string]spec.Parameter
+
+func (s sharedParameters) refer(p parameter) spec.Parameter {
+	name := p.name
+	for i := 2; ; i++ {
+		if have, ok := s[name]; !ok || have.Description == p.doc && have.In == p.in {
+			break
+		}
+		name = p.name + "-" + strconv.Itoa(i) // another of the same name
 	}
-	op := &spec.Operation{OperationProps: spec.OperationProps{ID: actions[verb] + k.Kind}}
-	sch := spec.Schema{SchemaProps: spec.SchemaProps{Ref: spec.MustCreateRef(v2Prefix + model)}}
-	op.Responses = &spec.Responses{ResponsesProps: spec.ResponsesProps{StatusCodeResponses: map[int]spec.Response{
-		200: {ResponseProps: spec.ResponseProps{Description: "OK", Schema: &sch}}}}}
-	for _, q := range queryOf(verb) {
-		op.Parameters = append(op.Parameters, parameter2(q, "query"))
+	s[name] = spec.Parameter{
+		ParamProps:   spec.ParamProps{Name: p.name, In: p.in, Description: p.doc, Required: p.in == "path"},
+		SimpleSchema: spec.SimpleSchema{Type: p.typ}, CommonValidations: spec.CommonValidations{UniqueItems: true},
 	}
-	op.AddExtension("x-kubernetes-action", actions[verb])
-	op.AddExtension("x-kubernetes-group-version-kind", gvkMap(k))
-	return op
+	return spec.Parameter{Refable: spec.Refable{Ref: spec.MustCreateRef("#/parameters/" + name)}}
 }
 
-func parameter2(name, in string) spec.Parameter {
-	return spec.Parameter{ParamProps: spec.ParamProps{Name: name, In: in, Required: in == "path"}, SimpleSchema: spec.SimpleSchema{Type: "string"}}
+func operation2(o *operation, shared sharedParameters) *spec.Operation {
+	op := &spec.Operation{OperationProps: spec.OperationProps{ID: o.id, Tags: []string{o.tag}, Schemes: []string{"https"}, Consumes: o.consumes(), Produces: o.produces()}}
+	responses := map[int]spec.Response{http.StatusUnauthorized: {ResponseProps: spec.ResponseProps{Description: "Unauthorized"}}}
+	for _, code := range o.codes {
+		sch := schemaOfBody(v2Prefix, o.answer)
+		responses[code] = spec.Response{ResponseProps: spec.ResponseProps{Description: http.StatusText(code), Schema: &sch}}
+	}
+	op.Responses = &spec.Responses{ResponsesProps: spec.ResponsesProps{StatusCodeResponses: responses}}
+	if o.body != "" {
+		sch := schemaOfBody(v2Prefix, o.body)
+		op.Parameters = append(op.Parameters, spec.Parameter{ParamProps: spec.ParamProps{Name: "body", In: "body", Required: o.bodyRequired(), Schema: &sch}})
+	}
+	for _, q := range o.query {
+		op.Parameters = append(op.Parameters, shared.refer(q))
+	}
+	o.extensions(&op.VendorExtensible)
+	return op
 }

@@ -2,13 +2,16 @@
 //
 // Schemas are read off the Go types of k8s.io/api when somebody first asks:
 // names, types and merge keys by reflection, descriptions from the types' own
-// SwaggerDoc methods. Nothing is generated, embedded or kept at start.
+// SwaggerDoc methods. What only comments in the types' sources tell (which fields are
+// required, which values an enumeration has, how lists merge) is in facts.json, as
+// upstream's API server publishes it; make record writes it.
 package openapi
 
 import (
 	"reflect"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"knarr.dev/knarr/api/kind"
@@ -100,6 +103,7 @@ func (s *schemas) structSchema(t reflect.Type) spec.Schema {
 	out.Description = docs[""]
 	out.Properties = map[string]spec.Schema{}
 	s.fields(t, docs, &out)
+	factsOf(modelName(t)).apply(&out)
 	return out
 }
 
@@ -169,19 +173,32 @@ func (s *schemas) kindModel(k *kind.Kind) (name string) {
 		return s.customModel(k)
 	}
 	t := reflect.TypeOf(k.New()).Elem()
-	ref := s.ref(t)
-	name = strings.TrimPrefix(ref.Ref.String(), s.prefix)
-	s.models[name].AddExtension("x-kubernetes-group-version-kind", []any{gvkMap(k)})
+	s.ref(t)
+	name = modelName(t)
+	s.mark(name, k.GVK())
 	if k.NewList != nil {
 		list := reflect.TypeOf(k.NewList()).Elem()
 		s.ref(list)
-		m := gvkMap(k)
-		m["kind"] = k.Kind + "List"
-		s.models[modelName(list)].AddExtension("x-kubernetes-group-version-kind", []any{m})
+		gvk := k.GVK()
+		gvk.Kind += "List"
+		s.mark(modelName(list), gvk)
 	}
 	return name
 }
 
-func gvkMap(k *kind.Kind) map[string]any {
-	return map[string]any{"group": k.Group, "version": k.Version, "kind": k.Kind}
+// mark adds a kind that a model has: several versions may share one.
+func (s *schemas) mark(model string, gvk schema.GroupVersionKind) {
+	const key = "x-kubernetes-group-version-kind"
+	m := s.models[model]
+	have, _ := m.Extensions[key].([]any)
+	for _, v := range have {
+		if reflect.DeepEqual(v, gvkMap(gvk)) {
+			return
+		}
+	}
+	m.AddExtension(key, append(have, gvkMap(gvk)))
+}
+
+func gvkMap(gvk schema.GroupVersionKind) map[string]any {
+	return map[string]any{"group": gvk.Group, "version": gvk.Version, "kind": gvk.Kind}
 }

@@ -18,7 +18,6 @@ import (
 	"k8s.io/apiserver/pkg/cel/openapi/resolver"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
-	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/apiserver/openapi"
 	"knarr.dev/knarr/apiserver/registry"
@@ -90,7 +89,7 @@ func (c *Checker) schema(gvk schema.GroupVersionKind) (*spec.Schema, error) {
 		if res.GVK() != gvk {
 			continue
 		}
-		models := openapi.V3(gvk.GroupVersion(), []*kind.Kind{res.Kind}).Components.Schemas
+		models := openapi.V3(gvk.GroupVersion(), []openapi.Served{{Kind: res.Kind}}).Components.Schemas
 		for name, m := range models {
 			if describes(m, gvk) {
 				return resolver.PopulateRefs(func(ref string) (*spec.Schema, bool) {

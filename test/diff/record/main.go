@@ -49,6 +49,16 @@ func record(ctx context.Context, bin, dir string) error {
 	if err := server.Prepare(ctx); err != nil {
 		return err
 	}
+	doc, err := server.Describe(ctx)
+	if err != nil {
+		return err
+	}
+	if err := write(filepath.Join(dir, "recorded", "openapi.json"), doc); err != nil {
+		return err
+	}
+	if err := write(filepath.Join(dir, "../../apiserver/openapi/facts.json"), doc.Models); err != nil {
+		return err
+	}
 	if err := forms(ctx, server, corpus, dir); err != nil {
 		return err
 	}
