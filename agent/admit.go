@@ -36,7 +36,8 @@ func (p *pods) admit(n *node.Reporter) func(*corev1.Pod) *status.Terminal {
 			}
 		}
 		if t == nil && p.resources != nil {
-			if reason, message := p.resources.Admit(pod); reason != "" {
+			reason, message := p.resources.Admit(pod)
+			if p.deps.Metrics.Aligned(reason); reason != "" {
 				t = &status.Terminal{Phase: corev1.PodFailed, Reason: reason, Message: message}
 			}
 		}

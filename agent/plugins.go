@@ -31,7 +31,7 @@ func (a *Agent) openPlugins() (err error) {
 	}
 	a.devices, err = devices.New(devices.Config{
 		Dir: filepath.Join(a.cfg.KubeletDir, devicePluginsDir), File: filepath.Join(a.cfg.Root, "devices.json"),
-		Changed: a.devicesChanged, Clock: a.cfg.Clock, Log: a.cfg.Log,
+		Registered: func(resource string) { a.deps.Metrics.PluginRegistered(resource) }, Changed: a.devicesChanged, Clock: a.cfg.Clock, Log: a.cfg.Log,
 	})
 	if err != nil {
 		return err

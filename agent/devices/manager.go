@@ -40,6 +40,8 @@ type Config struct {
 	Dir string
 	// File keeps what containers hold.
 	File string
+	// Registered is told of each plugin that registers; nil: nobody is.
+	Registered func(resource string)
 	// Changed is called when what the node has, or the health of devices, has changed;
 	// pods are the UIDs of those that hold such devices. It must not block.
 	Changed func(pods []string)
@@ -124,6 +126,9 @@ func (m *Manager) take(name string, e *endpoint) error {
 	}
 	if err != nil {
 		return err
+	}
+	if m.cfg.Registered != nil {
+		m.cfg.Registered(name)
 	}
 	m.wg.Go(func() {
 		e.follow(ctx, func(list []*pluginapi.Device) { m.listed(name, e, list) }, func(err error) { m.lost(name, e, err) })

@@ -26,6 +26,11 @@ type Metrics struct {
 	startErrors     *prometheus.CounterVec
 	pods            prometheus.Counter
 	podErrors       prometheus.Counter
+	userPods        prometheus.Counter
+	userPodErrors   prometheus.Counter
+	aligned         prometheus.Counter
+	alignErrors     prometheus.Counter
+	plugins         *prometheus.CounterVec
 	podStart        prometheus.Histogram
 	podStartSLI     prometheus.Histogram
 	evictions       *prometheus.CounterVec
@@ -56,6 +61,11 @@ func New(version, commit string) *Metrics {
 		startErrors:     counter("kubelet_started_containers_errors_total", "Cumulative number of errors when starting containers", "code", "container_type"),
 		pods:            prometheus.NewCounter(prometheus.CounterOpts{Name: "kubelet_started_pods_total", Help: "Cumulative number of pods started"}),
 		podErrors:       prometheus.NewCounter(prometheus.CounterOpts{Name: "kubelet_started_pods_errors_total", Help: "Cumulative number of errors when starting pods"}),
+		userPods:        prometheus.NewCounter(prometheus.CounterOpts{Name: "kubelet_started_user_namespaced_pods_total", Help: "Cumulative number of pods with user namespaces started"}),
+		userPodErrors:   prometheus.NewCounter(prometheus.CounterOpts{Name: "kubelet_started_user_namespaced_pods_errors_total", Help: "Cumulative number of errors when starting pods with user namespaces"}),
+		aligned:         prometheus.NewCounter(prometheus.CounterOpts{Name: "kubelet_topology_manager_admission_requests_total", Help: "The number of admission requests where resources have to be aligned"}),
+		alignErrors:     prometheus.NewCounter(prometheus.CounterOpts{Name: "kubelet_topology_manager_admission_errors_total", Help: "The number of admission request failures where resources could not be aligned"}),
+		plugins:         counter("kubelet_device_plugin_registration_total", "Cumulative number of device plugin registrations. Broken down by resource name.", "resource_name"),
 		podStart: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubelet_pod_start_duration_seconds",
 			Help: "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", Buckets: startBuckets}),
 		podStartSLI: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubelet_pod_start_total_duration_seconds",
@@ -73,7 +83,7 @@ func New(version, commit string) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubernetes_build_info", Help: "A metric with a constant '1' value labeled by version.",
 		ConstLabels: prometheus.Labels{"git_version": version, "git_commit": commit}})
 	build.Set(1)
-	m.registry.MustRegister(m.operations, m.operationErrors, m.operationTime, m.started, m.startErrors, m.pods, m.podErrors, m.podStart, m.podStartSLI,
+	m.registry.MustRegister(m.operations, m.operationErrors, m.operationTime, m.started, m.startErrors, m.pods, m.podErrors, m.userPods, m.userPodErrors, m.aligned, m.alignErrors, m.plugins, m.podStart, m.podStartSLI,
 		m.evictions, m.preemptions, m.requests, m.requestTime, m.inflight, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.probes.MustRegister(m.probed, m.probeTime)
@@ -138,14 +148,41 @@ func (m *Metrics) ContainerStarted(kind, reason string) {
 	}
 }
 
-// PodStarting counts a pod's sandbox; err says that it was not made.
-func (m *Metrics) PodStarting(err error) {
+// PodStarting counts a pod's sandbox; users says that it has a user namespace, err that it
+// was not made.
+func (m *Metrics) PodStarting(users bool, err error) {
 	if m == nil {
 		return
 	}
 	m.pods.Inc()
 	if err != nil {
 		m.podErrors.Inc()
+	}
+	if !users {
+		return
+	}
+	m.userPods.Inc()
+	if err != nil {
+		m.userPodErrors.Inc()
+	}
+}
+
+// Aligned counts a pod whose resources were to be set aside; reason is why they were
+// not, empty if they were.
+func (m *Metrics) Aligned(reason string) {
+	if m == nil {
+		return
+	}
+	m.aligned.Inc()
+	if reason == "TopologyAffinityError" {
+		m.alignErrors.Inc()
+	}
+}
+
+// PluginRegistered counts a device plugin's registration.
+func (m *Metrics) PluginRegistered(resource string) {
+	if m != nil {
+		m.plugins.WithLabelValues(resource).Inc()
 	}
 }
 

@@ -231,6 +231,9 @@ func (r *Reporter) report(ctx context.Context) error {
 	}
 	r.wrote = now
 	r.set(got)
+	if readiness(got) != readiness(&corev1.Node{Status: status}) {
+		r.Changed() // somebody else has written in between, and that word is not the last
+	}
 	return result
 }
 

@@ -192,7 +192,7 @@ func (a *Actor) runSandbox() func(context.Context) (func(), error) {
 			}
 		}
 		resp, err := a.d.CRI.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
-		a.d.Metrics.PodStarting(err)
+		a.d.Metrics.PodStarting(cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions != nil, err)
 		if err != nil {
 			// Some runtimes keep what they could not finish; the next attempt must not
 			// bear its number.
