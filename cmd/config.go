@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 
+	"knarr.dev/knarr/agent/cpus"
+	numa "knarr.dev/knarr/agent/memory"
 	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/apiserver/admission"
 	"knarr.dev/knarr/container/oci/external"
@@ -283,6 +285,9 @@ func (c *Config) validate() error {
 	}
 	if c.foreign() && c.Nodes > 1 {
 		bad("node.containerRuntimeEndpoint", c.Node.RuntimeEndpoint, "must be empty when the machine plays several nodes: one runtime serves one node")
+	}
+	if e := c.Node.ExclusiveConfig; c.Nodes > 1 && (e.CPUPolicy == cpus.Static || e.MemoryPolicy == numa.Static) {
+		errs = append(errs, field.Forbidden(field.NewPath("node.cpuManagerPolicy"), "the nodes of one machine would give the same CPUs and memory away: leave cpuManagerPolicy and memoryManagerPolicy none, or run one node"))
 	}
 	if c.Nodes < 1 || c.Nodes > maxNodes {
 		errs = append(errs, field.Invalid(field.NewPath("nodes"), c.Nodes, fmt.Sprintf("must be 1 to %d", maxNodes)))

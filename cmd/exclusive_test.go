@@ -48,3 +48,15 @@ func TestExclusiveSettings(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+func TestNodesOfAMachineShareItsCPUs(t *testing.T) {
+	cfg := defaultConfig()
+	cfg.Node.CPUPolicy, cfg.Node.ReservedCPUs = "static", "0"
+	if err := cfg.validate(); err != nil {
+		t.Error(err)
+	}
+	cfg.Nodes = 2
+	if err := cfg.validate(); err == nil {
+		t.Error("two nodes that give the same CPUs away were accepted")
+	}
+}
