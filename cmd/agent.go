@@ -132,6 +132,7 @@ func runAgent(ctx context.Context, cfg *Config, p *parent) error {
 	if err := n.run(ctx, g, acc); err != nil {
 		g.Go(func() error { return err })
 	}
+	g.Go(func() error { restLater(ctx, log); return nil })
 	return g.Wait()
 }
 

@@ -30,7 +30,6 @@ import (
 	"knarr.dev/knarr/container/image"
 	"knarr.dev/knarr/datapath"
 	"knarr.dev/knarr/dns"
-	"knarr.dev/knarr/kit/lean"
 	"knarr.dev/knarr/store"
 )
 
@@ -277,19 +276,9 @@ func (c *cluster) whenReady(ctx context.Context, ready func()) error {
 		}
 	}
 	ready()
-	select {
-	case <-ctx.Done():
-	case <-time.After(restAfter):
-		if err := lean.Rest(); err != nil {
-			c.log.Warn("memory that only the start needed could not be given back", "error", err)
-		}
-	}
+	restLater(ctx, c.log)
 	return nil
 }
-
-// restAfter is how long after it became usable a cluster has done all that only a
-// start does.
-const restAfter = 5 * time.Second
 
 // await blocks until an object of the cache satisfies done; false if ctx ended.
 func await(ctx context.Context, cache client.Cache, done func(client.Object) bool) bool {
