@@ -14,6 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/agent/podspec"
+	"knarr.dev/knarr/agent/userns"
 	"knarr.dev/knarr/agent/view"
 )
 
@@ -165,45 +166,51 @@ func (a *Actor) updateVolumes() {
 func (a *Actor) runSandbox() func(context.Context) (func(), error) {
 	return func(ctx context.Context) (func(), error) {
 		pod, v := a.Snapshot()
-		var attempt uint32
-		for _, old := range v.Sandboxes {
-			attempt = max(attempt, old.GetMetadata().GetAttempt()+1)
-		}
-		handler, err := a.d.runtimeHandler(ctx, pod)
-		if err != nil {
-			return nil, err
-		}
-		if err := a.d.checkUsers(ctx, pod, handler); err != nil {
-			return nil, err
-		}
-		cfg, err := a.d.sandboxConfig(pod, attempt)
-		if err != nil {
-			return nil, err
-		}
-		for _, old := range v.Sandboxes {
-			// A sandbox that died keeps nothing; its containers were stopped before.
-			if _, err := a.d.CRI.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: old.Id}); err != nil {
-				return nil, fmt.Errorf("stop the old sandbox %s: %w", old.Id, err)
-			}
-		}
-		if a.d.Groups != nil {
-			if err := a.d.Groups.Apply(cfg.Linux.CgroupParent, cfg.Linux.Resources); err != nil {
-				return nil, err
-			}
-		}
-		resp, err := a.d.CRI.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
-		a.d.Metrics.PodStarting(cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions != nil, err)
-		if err != nil {
-			// Some runtimes keep what they could not finish; the next attempt must not
-			// bear its number.
-			return a.relist, fmt.Errorf("Failed to create pod sandbox: %s", status.Convert(err).Message())
-		}
-		st, err := view.Sandbox(ctx, a.d.CRI, resp.PodSandboxId)
-		if err != nil || st == nil {
-			return nil, fmt.Errorf("sandbox %s vanished after its creation: %w", resp.PodSandboxId, err)
-		}
-		return func() { a.seeSandbox(st) }, nil
+		apply, err := a.makeSandbox(ctx, pod, v)
+		a.d.Metrics.PodStarting(userns.Wanted(pod), err)
+		return apply, err
 	}
+}
+
+// makeSandbox makes a sandbox in the place of those of v.
+func (a *Actor) makeSandbox(ctx context.Context, pod *corev1.Pod, v *view.Pod) (func(), error) {
+	var attempt uint32
+	for _, old := range v.Sandboxes {
+		attempt = max(attempt, old.GetMetadata().GetAttempt()+1)
+	}
+	handler, err := a.d.runtimeHandler(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.d.checkUsers(ctx, pod, handler); err != nil {
+		return nil, err
+	}
+	cfg, err := a.d.sandboxConfig(pod, attempt)
+	if err != nil {
+		return nil, err
+	}
+	for _, old := range v.Sandboxes {
+		// A sandbox that died keeps nothing; its containers were stopped before.
+		if _, err := a.d.CRI.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: old.Id}); err != nil {
+			return nil, fmt.Errorf("stop the old sandbox %s: %w", old.Id, err)
+		}
+	}
+	if a.d.Groups != nil {
+		if err := a.d.Groups.Apply(cfg.Linux.CgroupParent, cfg.Linux.Resources); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := a.d.CRI.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
+	if err != nil {
+		// Some runtimes keep what they could not finish; the next attempt must not
+		// bear its number.
+		return a.relist, fmt.Errorf("Failed to create pod sandbox: %s", status.Convert(err).Message())
+	}
+	st, err := view.Sandbox(ctx, a.d.CRI, resp.PodSandboxId)
+	if err != nil || st == nil {
+		return nil, fmt.Errorf("sandbox %s vanished after its creation: %w", resp.PodSandboxId, err)
+	}
+	return func() { a.seeSandbox(st) }, nil
 }
 
 // sandboxConfig builds the sandbox's configuration and its log directory.

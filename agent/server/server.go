@@ -102,7 +102,7 @@ func (u unauthenticated) Unwrap() error { return u.error }
 
 // ServeHTTP authorizes and answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.cfg.Authorize != nil && !strings.HasPrefix(r.URL.Path, "/healthz") {
+	if s.cfg.Authorize != nil {
 		if err := s.cfg.Authorize(r); err != nil {
 			var unknown unauthenticated
 			if errors.As(err, &unknown) {

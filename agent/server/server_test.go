@@ -182,7 +182,7 @@ func TestPodsStatsMetrics(t *testing.T) {
 	if code, _ := f.get(t, "/pods"); code != http.StatusForbidden {
 		t.Errorf("unauthorized: %d", code)
 	}
-	if code, _ := f.get(t, "/healthz"); code != http.StatusOK {
+	if code, _ := f.get(t, "/healthz"); code != http.StatusForbidden {
 		t.Errorf("healthz: %d", code)
 	}
 }
