@@ -167,6 +167,13 @@ func (m *Metrics) PodStarting(users bool, err error) {
 	}
 }
 
+// UsersFailed counts that a container of a pod with a user namespace did not start.
+func (m *Metrics) UsersFailed() {
+	if m != nil {
+		m.userPodErrors.Inc()
+	}
+}
+
 // Aligned counts a pod whose resources were to be set aside; reason is why they were
 // not, empty if they were.
 func (m *Metrics) Aligned(reason string) {

@@ -16,6 +16,7 @@ import (
 	"knarr.dev/knarr/agent/images"
 	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/agent/status"
+	"knarr.dev/knarr/agent/userns"
 	"knarr.dev/knarr/agent/view"
 )
 
@@ -123,6 +124,9 @@ func (a *Actor) start(c *corev1.Container) {
 		var se *startError
 		if errors.As(err, &se) {
 			a.d.Metrics.ContainerStarted(kind, se.reason)
+			if userns.Wanted(pod) {
+				a.d.Metrics.UsersFailed()
+			}
 		} else if err == nil {
 			a.d.Metrics.ContainerStarted(kind, "")
 		}
