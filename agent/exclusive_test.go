@@ -64,6 +64,16 @@ func TestExclusiveCPUsAndMemory(t *testing.T) {
 	if cpus, mems := of("a"); cpus != "1-3" || mems != "0" {
 		t.Errorf("pod a: CPUs %s, memory of %s", cpus, mems)
 	}
+	for _, c := range w.cri.Containers("c") {
+		if q := c.Config.Linux.Resources.CpuQuota; c.Config.Labels["io.kubernetes.pod.name"] == "a" && q != 0 {
+			t.Errorf("a container that has its CPUs alone has a quota of %d", q)
+		}
+	}
+	for _, box := range w.cri.Sandboxes() {
+		if q := box.Linux.Resources.CpuQuota; box.Metadata.Name == "a" && q != 0 {
+			t.Errorf("a pod that has its CPUs alone has a quota of %d", q)
+		}
+	}
 	sharers("0,4-7")
 	w.pod("b", guaranteed("3", "7Gi"))
 	w.wait("b", "running", running)

@@ -109,6 +109,9 @@ func (m *Manager) Exclusive(uid, container string) cpuset.CPUSet {
 	return m.given[uid][container]
 }
 
+// Alone tells whether a container has CPUs alone.
+func (m *Manager) Alone(uid, container string) bool { return !m.Exclusive(uid, container).IsEmpty() }
+
 // Pinned tells whether a container of the pod has CPUs alone.
 func (m *Manager) Pinned(uid string) bool {
 	m.mu.Lock()

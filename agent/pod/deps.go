@@ -38,6 +38,8 @@ type Resources interface {
 	Grant(ctx context.Context, pod *corev1.Pod, container string) (*grant.Grant, error)
 	// Health says how the devices of a container fare.
 	Health(uid, container string) []corev1.ResourceStatus
+	// Alone tells whether a container has CPUs alone, of which it may use all.
+	Alone(uid, container string) bool
 	// Release takes back what the pod has once nothing of it runs any more.
 	Release(uid string) error
 }
@@ -84,4 +86,12 @@ type Deps struct {
 	Metrics    *metrics.Metrics // nil: nothing is counted
 	Clock      clock.WithDelayedExecution
 	Log        *slog.Logger
+}
+
+// alone tells whether a container of the pod has CPUs alone.
+func (d *Deps) alone(pod *corev1.Pod) func(container string) bool {
+	if d.Resources == nil {
+		return func(string) bool { return false }
+	}
+	return func(container string) bool { return d.Resources.Alone(string(pod.UID), container) }
 }

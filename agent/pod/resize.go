@@ -31,8 +31,8 @@ type resizing struct {
 }
 
 // resizes compares the running containers' limits with those of the pod.
-// nodeMemory is in bytes.
-func resizes(pod *corev1.Pod, v *view.Pod, nodeMemory int64) (out []resizing) {
+// nodeMemory is in bytes; alone tells which containers have CPUs alone.
+func resizes(pod *corev1.Pod, v *view.Pod, nodeMemory int64, alone func(container string) bool) (out []resizing) {
 	podspec.Containers(pod, func(c *corev1.Container, init bool) {
 		if init && !podspec.IsSidecar(c) {
 			return
@@ -43,6 +43,9 @@ func resizes(pod *corev1.Pod, v *view.Pod, nodeMemory int64) (out []resizing) {
 			return
 		}
 		want := podspec.LinuxResources(pod, c, nodeMemory)
+		if alone(c.Name) {
+			want.CpuQuota = 0
+		}
 		if podspec.SameLimits(have, want) {
 			return
 		}
@@ -73,7 +76,7 @@ func restartsFor(c *corev1.Container, name corev1.ResourceName) bool {
 // resize brings the limits of the running containers to what the pod asks for, if
 // the node has room: what shrinks first, then the pod's own group, then what grows.
 func (a *Actor) resize() {
-	list := resizes(a.pod, a.view, a.d.Memory)
+	list := resizes(a.pod, a.view, a.d.Memory, a.d.alone(a.pod))
 	if len(list) == 0 {
 		a.resizing = status.Resize{}
 		return

@@ -52,7 +52,7 @@ func TestResizes(t *testing.T) {
 			if c.policy != "" {
 				c.to.Spec.Containers[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: c.policy, RestartPolicy: corev1.RestartContainer}}
 			}
-			got := resizes(c.to, v, memory)
+			got := resizes(c.to, v, memory, func(string) bool { return false })
 			if (len(got) == 1) != c.change {
 				t.Fatalf("%d changes", len(got))
 			}
@@ -64,7 +64,7 @@ func TestResizes(t *testing.T) {
 				t.Errorf("shrink %v restart %v quota %d memory %d", r.shrink, r.restart, r.want.CpuQuota, r.want.MemoryLimitInBytes)
 			}
 			has.CpuQuota, has.MemoryLimitInBytes, has.CpuShares = r.want.CpuQuota, r.want.MemoryLimitInBytes, r.want.CpuShares
-			if left := resizes(c.to, v, memory); len(left) > 0 {
+			if left := resizes(c.to, v, memory, func(string) bool { return false }); len(left) > 0 {
 				t.Errorf("changed, and to be changed again: %+v", left)
 			}
 		})

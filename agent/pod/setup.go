@@ -227,10 +227,17 @@ func (d *Deps) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSa
 	if err != nil {
 		return nil, err
 	}
-	return podspec.Sandbox(pod, podspec.SandboxOptions{
+	cfg := podspec.Sandbox(pod, podspec.SandboxOptions{
 		Attempt: attempt, LogDir: dir, CgroupRoot: d.CgroupRoot, ClusterDomain: d.ClusterDomain, Users: users,
 		DNS: podspec.DNS(pod, podspec.ParseResolvConf(host), d.ClusterDNS, d.ClusterDomain),
-	}), nil
+	})
+	alone := d.alone(pod)
+	podspec.Containers(pod, func(c *corev1.Container, _ bool) {
+		if alone(c.Name) {
+			cfg.Linux.Resources.CpuQuota = 0 // nor is the whole pod
+		}
+	})
+	return cfg, nil
 }
 
 // writeHosts writes the pod's hosts file; pods see changes of it at once because

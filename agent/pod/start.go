@@ -321,6 +321,9 @@ func (s *starting) config(ctx context.Context) (*runtimeapi.ContainerConfig, err
 		},
 	}
 	cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users
+	if s.d.alone(pod)(c.Name) {
+		cfg.Linux.Resources.CpuQuota = 0 // who has CPUs alone is not held up on them
+	}
 	s.d.Swap.Apply(cfg.Linux.Resources, pod, c, s.d.Memory)
 	podspec.LimitPages(cfg.Linux.Resources, s.d.HugePages)
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {

@@ -47,7 +47,7 @@ func (a *Actor) compute() corev1.PodStatus {
 		health = func(container string) []corev1.ResourceStatus { return a.d.Resources.Health(a.uid(), container) }
 	}
 	return status.Compute(status.Input{
-		Health: health, Tries: a.tries, Restarting: a.restarts,
+		Health: health, Alone: a.d.alone(a.pod), Tries: a.tries, Restarting: a.restarts,
 		Pod: a.basis(), View: a.view, Waiting: a.held(), Started: a.started, Ready: a.ready, Messages: a.messages,
 		NodeIPs: a.d.NodeIPs, Terminal: a.terminal, Resize: a.resizing, Blocked: a.blocked(), Memory: a.d.Memory, Stopped: a.stopped, Now: a.d.Clock.Now(),
 	})

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -117,6 +118,16 @@ func (m *Manager) Grant(ctx context.Context, pod *corev1.Pod, container string) 
 		all.Add(g)
 	}
 	return all, nil
+}
+
+// Alone tells whether a container has CPUs alone.
+func (m *Manager) Alone(uid, container string) bool {
+	return slices.ContainsFunc(m.holders, func(h Holder) bool {
+		a, ok := h.(interface {
+			Alone(uid, container string) bool
+		})
+		return ok && a.Alone(uid, container)
+	})
 }
 
 // Health says how the devices of a container fare.

@@ -152,7 +152,11 @@ func resources(in Input, c *corev1.Container, before *corev1.ContainerStatus) (*
 		return before.Resources.DeepCopy(), before.AllocatedResources.DeepCopy()
 	}
 	cur := in.View.Latest(c.Name)
-	if limits := cur.Limits(); cur.Running() && limits != nil && !podspec.SameLimits(limits, podspec.LinuxResources(in.Pod, c, in.Memory)) {
+	want := podspec.LinuxResources(in.Pod, c, in.Memory)
+	if in.Alone != nil && in.Alone(c.Name) {
+		want.CpuQuota = 0
+	}
+	if limits := cur.Limits(); cur.Running() && limits != nil && !podspec.SameLimits(limits, want) {
 		return before.Resources.DeepCopy(), allocated
 	}
 	return have, allocated

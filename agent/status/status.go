@@ -47,6 +47,8 @@ type Input struct {
 	// Waiting overrides, by container name, the state of a container that is to
 	// be started (again).
 	Waiting map[string]Waiting
+	// Alone tells whether a container has CPUs alone; nil: none has.
+	Alone func(container string) bool
 	// Tries is when, by name, a container that is held is tried again.
 	Tries map[string]time.Time
 	// Blocked is what keeps all containers from being made, and when that is tried
