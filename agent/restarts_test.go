@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"knarr.dev/knarr/agent/critest"
 )
 
 // The node's own longest back-off bounds the first one as well.
@@ -21,6 +23,7 @@ func TestTheLongestBackOffIsTheNodes(t *testing.T) {
 		w.run()
 		w.pod("p", nil)
 		w.wait("p", "running", running)
+		w.runtime("somebody who follows it: the clock, which stands, would not let the agent look once more", (*critest.Runtime).Followed)
 		w.cri.ExitAt("c", 1, clk.Now())
 		began := func(n int32) {
 			t.Helper()

@@ -145,6 +145,13 @@ func (r *Runtime) Empty() bool {
 	return len(r.sandboxes) == 0 && len(r.containers) == 0
 }
 
+// Followed tells whether somebody is being sent events.
+func (r *Runtime) Followed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.streams) > 0
+}
+
 // Wait blocks until ok holds; it is asked again after every change.
 func (r *Runtime) Wait(ctx context.Context, ok func(*Runtime) bool) error {
 	for {

@@ -239,6 +239,8 @@ func (r *Runtime) GetContainerEvents(_ *runtimeapi.GetEventsRequest, s runtimeap
 	ch := make(chan *runtimeapi.ContainerEventResponse, 4096)
 	r.mu.Lock()
 	r.streams[ch] = true
+	close(r.changed)
+	r.changed = make(chan struct{})
 	r.mu.Unlock()
 	for {
 		select {

@@ -88,8 +88,8 @@ func format(m map[string]string) string {
 }
 
 // Resource returns a request or limit of a container in units of the divisor,
-// rounded up. A limit that is not set is the node's allocatable. container is
-// used where the selector names none.
+// rounded up. A limit that is not set is the pod's own, and without that the node's
+// allocatable. container is used where the selector names none.
 func Resource(pod *corev1.Pod, sel *corev1.ResourceFieldSelector, container string, allocatable corev1.ResourceList) (string, error) {
 	name := sel.ContainerName
 	if name == "" {
@@ -107,8 +107,11 @@ func Resource(pod *corev1.Pod, sel *corev1.ResourceFieldSelector, container stri
 	var q resource.Quantity
 	switch kind {
 	case "limits":
-		q, ok = c.Resources.Limits[rn]
-		if !ok || q.IsZero() {
+		q = c.Resources.Limits[rn]
+		if pod.Spec.Resources != nil && q.IsZero() {
+			q = pod.Spec.Resources.Limits[rn]
+		}
+		if q.IsZero() {
 			q = allocatable[rn]
 		}
 	case "requests":
