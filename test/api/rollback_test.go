@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/clock"
 
 	"knarr.dev/knarr/apiserver/apitest"
@@ -61,9 +62,18 @@ func TestRollback(t *testing.T) {
 	}
 	at("5", "three")
 	// By the field of the old versions.
-	view := must(c.AppsV1beta1().Deployments("default").Get(ctx, "d", metav1.GetOptions{}))(t)
-	view.Spec.RollbackTo = &appsv1beta1.RollbackConfig{Revision: 2}
-	must(c.AppsV1beta1().Deployments("default").Update(ctx, view, metav1.UpdateOptions{}))(t)
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error { // the controller writes too
+		view, err := c.AppsV1beta1().Deployments("default").Get(ctx, "d", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		view.Spec.RollbackTo = &appsv1beta1.RollbackConfig{Revision: 2}
+		_, err = c.AppsV1beta1().Deployments("default").Update(ctx, view, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	at("6", "two")
 	// A revision that nobody has: the wish goes, nothing else.
 	must(deployments.Patch(ctx, "d", types.MergePatchType, []byte(`{"metadata":{"annotations":{"deprecated.deployment.rollback.to":"77"}}}`), metav1.PatchOptions{}))(t)
