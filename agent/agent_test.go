@@ -507,6 +507,7 @@ func TestCrashBackoffDoublesAndEnds(t *testing.T) {
 			return p != nil && p.Status.ContainerStatuses[0].RestartCount == n && p.Status.ContainerStatuses[0].State.Running != nil
 		}
 	}
+	w.runtime("somebody who follows it", (*critest.Runtime).Followed)
 	w.cri.ExitAt("c", 1, clk.Now())
 	w.wait("p", "restarted at once", count(1))
 	for i, delay := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
