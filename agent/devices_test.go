@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -51,6 +52,9 @@ func (w *world) allocatable(name corev1.ResourceName, capacity, free int64) {
 func TestPodsUseDevices(t *testing.T) {
 	kubelet := t.TempDir()
 	dir := filepath.Join(kubelet, "device-plugins")
+	if err := os.Mkdir(dir, 0o700); err != nil { // plugins may be there before the agent
+		t.Fatal(err)
+	}
 	w := newWorld(t, func(c *Config) { c.KubeletDir = kubelet })
 	w.run()
 	p := &devicetest.Plugin{Resource: gpu, Answer: func(ids []string) *pluginapi.ContainerAllocateResponse {

@@ -28,6 +28,9 @@ const (
 	reasonPostStart = "PostStartHookError"
 )
 
+// startLimit bounds a container's start, as kubelets bound the runtime's answers.
+const startLimit = 2 * time.Minute
+
 // startRetry is the pause before another attempt to make a container.
 const startRetry = 5 * time.Second
 
@@ -116,7 +119,7 @@ func (a *Actor) start(c *corev1.Container) {
 		}
 		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: ip})
 	}
-	s := starting{d: a.d, pod: pod, c: c, image: img.Image, sandbox: sandbox, ips: ips, volumes: a.volumes,
+	s := starting{life: a.ctx, d: a.d, pod: pod, c: c, image: img.Image, sandbox: sandbox, ips: ips, volumes: a.volumes,
 		attempt: attempt, target: a.targetOf(c.Name), message: a.terminationPath(c.Name, attempt), mark: a.timeline.mark}
 	kind := podspec.ContainerKind(pod, c.Name)
 	a.do("start/"+c.Name, true, func(ctx context.Context) func() {
@@ -222,6 +225,7 @@ func removeLogs(path string) {
 
 // starting carries what the start of one container needs.
 type starting struct {
+	life    context.Context // of the actor
 	d       *Deps
 	pod     *corev1.Pod
 	c       *corev1.Container
@@ -252,7 +256,11 @@ func (s *starting) run(ctx context.Context) (*runtimeapi.ContainerStatus, error)
 	}
 	s.mark("created")
 	s.event(corev1.EventTypeNormal, "Created", "Container created")
-	_, startErr := s.d.CRI.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: resp.ContainerId})
+	// A pod that is deleted now must not have its container's start cut off, which would
+	// be shown as its failure: it is stopped when it has started.
+	began, cancel := context.WithTimeout(s.life, startLimit)
+	defer cancel()
+	_, startErr := s.d.CRI.Runtime.StartContainer(began, &runtimeapi.StartContainerRequest{ContainerId: resp.ContainerId})
 	// Whatever happened, the state must be known, also when work has ended.
 	st, err := view.Status(context.WithoutCancel(ctx), s.d.CRI, resp.ContainerId)
 	if startErr != nil {
