@@ -167,6 +167,7 @@ func (d *feed) run(ctx context.Context, w *watchcache.Watcher) {
 			d.welcome()
 		case <-w.Ready():
 			events, err := w.Poll()
+			d.welcome() // whoever came before what has happened since is told of it as a change
 			if err == nil {
 				d.apply(events)
 				break

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -83,7 +84,9 @@ func TestOwnershipIsOfWhatWasSent(t *testing.T) {
 	}
 	d.Status.ObservedGeneration = 1
 	d = must(s.Client(t).AppsV1().Deployments("default").UpdateStatus(ctx, d, metav1.UpdateOptions{FieldManager: "ctl"}))(t)
-	if len(d.ManagedFields) != 2 || d.ManagedFields[0].Subresource != "status" || string(d.ManagedFields[0].FieldsV1.Raw) != `{"f:status":{"f:observedGeneration":{}}}` {
+	// Their order is that of the seconds in which they were written.
+	at := slices.IndexFunc(d.ManagedFields, func(e metav1.ManagedFieldsEntry) bool { return e.Subresource == "status" })
+	if len(d.ManagedFields) != 2 || at < 0 || string(d.ManagedFields[at].FieldsV1.Raw) != `{"f:status":{"f:observedGeneration":{}}}` {
 		t.Errorf("owners: %+v", d.ManagedFields)
 	}
 	cleared := d.DeepCopy()
