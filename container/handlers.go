@@ -1,11 +1,11 @@
 package container
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -44,14 +44,37 @@ func (s *Server) handlerNames() []string {
 	return append([]string{ownHandler}, slices.Sorted(maps.Keys(s.external))...)
 }
 
-// handlers describes those whose programs are there.
-func (s *Server) handlers(ctx context.Context) []*runtimeapi.RuntimeHandler {
+// askAfter is when programs are asked for what they can do: some take a tenth of a
+// second to answer, and a node that starts has better things to do.
+const askAfter = 3 * time.Second
+
+// handlers describes those whose programs are there. What these can do is not known at
+// once.
+func (s *Server) handlers() []*runtimeapi.RuntimeHandler {
 	var list []*runtimeapi.RuntimeHandler
 	for _, name := range slices.Sorted(maps.Keys(s.external)) {
 		if r := s.external[name]; r.Installed() {
-			f := r.Features(ctx)
+			f, known := r.Known()
+			if !known && s.asking.CompareAndSwap(false, true) {
+				s.work.Go(s.ask)
+			}
 			list = append(list, &runtimeapi.RuntimeHandler{Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: f.RecursiveReadOnly}})
 		}
 	}
 	return list
+}
+
+// ask has the programs asked for what they can do.
+func (s *Server) ask() {
+	defer s.asking.Store(false)
+	later := time.NewTimer(askAfter)
+	defer later.Stop()
+	select {
+	case <-later.C:
+	case <-s.life.Done():
+		return
+	}
+	for _, r := range s.external {
+		r.Features(s.life)
+	}
 }

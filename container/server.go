@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -45,7 +46,8 @@ type Server struct {
 
 	ports    sync.Mutex // serialises mapPorts
 	external map[string]*external.Runtime
-	tryShift sync.Once // see shifts
+	asking   atomic.Bool // see ask
+	tryShift sync.Once   // see shifts
 	canShift bool
 
 	mu         sync.RWMutex

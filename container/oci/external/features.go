@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"time"
 )
 
 // Features are what a program can do beyond the ordinary.
@@ -20,20 +21,42 @@ func (r *Runtime) Installed() bool { return r.conf.Installed() }
 // Features asks the program, once as long as its file is the same; one that does not
 // know the question has none of them.
 func (r *Runtime) Features(ctx context.Context) Features {
-	path, err := exec.LookPath(r.conf.Path)
-	if err != nil {
-		return Features{}
-	}
-	st, err := os.Stat(path)
-	if err != nil {
+	path, at := r.program()
+	if path == "" {
 		return Features{}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if at := st.ModTime(); !at.Equal(r.asked) {
+	if !at.Equal(r.asked) {
 		r.features, r.asked = ask(ctx, path), at
 	}
 	return r.features
+}
+
+// Known is what Features would answer without asking, if the program has been asked.
+func (r *Runtime) Known() (f Features, ok bool) {
+	_, at := r.program()
+	if !r.mu.TryLock() { // it is being asked
+		return Features{}, false
+	}
+	defer r.mu.Unlock()
+	if !at.Equal(r.asked) {
+		return Features{}, false
+	}
+	return r.features, true
+}
+
+// program is the file and when it was changed; an empty path: there is none.
+func (r *Runtime) program() (path string, at time.Time) {
+	path, err := exec.LookPath(r.conf.Path)
+	if err != nil {
+		return "", at
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", at
+	}
+	return path, st.ModTime()
 }
 
 func ask(ctx context.Context, path string) Features {
