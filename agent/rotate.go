@@ -70,6 +70,9 @@ func (r *rotation) look(ctx context.Context) time.Duration {
 			}
 			size := info.Size()
 			grown := size - r.sizes[path]
+			if grown < 0 { // somebody else has begun it anew
+				grown = size
+			}
 			sizes[path] = size
 			if size >= maxLogSize {
 				if err := r.rotate(ctx, path, list[0].Id); err != nil && ctx.Err() == nil {

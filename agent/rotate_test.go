@@ -8,6 +8,7 @@ import (
 
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"knarr.dev/knarr/agent/pod"
 	"knarr.dev/knarr/agent/podspec"
 )
 
@@ -40,9 +41,11 @@ func TestAFloodStaysBounded(t *testing.T) {
 	w := newWorld(t)
 	a := w.run()
 	quiet := 0
-	logs := &rotation{cfg: &w.cfg, actors: a.pods.all, clock: clk, quiet: func(string) error { quiet++; return nil }}
 	w.pod("p", nil)
 	w.wait("p", "running", running)
+	actors := a.pods.all()
+	w.stop() // the agent looks after logs too
+	logs := &rotation{cfg: &w.cfg, actors: func() map[string]*pod.Actor { return actors }, clock: clk, quiet: func(string) error { quiet++; return nil }}
 	dir := filepath.Join(podspec.LogDir(w.cfg.LogRoot, "default", "p", "uid-p"), "c")
 	path := filepath.Join(dir, "0.log")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
