@@ -25,16 +25,24 @@ import (
 type script struct{ echo }
 
 func (script) Exec(_ context.Context, _ string, cmd []string, in io.Reader, out, errw io.WriteCloser, tty bool, resize <-chan server.TerminalSize) error {
+	// The input is read at once, as a terminal does: on a WebSocket all streams wait for
+	// one whose reader does not come.
+	var text []byte
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		if in != nil {
+			text, err = io.ReadAll(in) // needs the end of the input
+		}
+		done <- err
+	}()
 	if tty {
 		fmt.Fprintf(out, "width %d\n", (<-resize).Width)
 	}
-	if in != nil {
-		text, err := io.ReadAll(in) // needs the end of the input
-		if err != nil {
-			return err
-		}
-		fmt.Fprint(out, strings.ToUpper(string(text)))
+	if err := <-done; err != nil {
+		return err
 	}
+	fmt.Fprint(out, strings.ToUpper(string(text)))
 	if errw != nil {
 		fmt.Fprint(errw, "complaint")
 	}
