@@ -3,6 +3,7 @@ package container
 import (
 	"strings"
 	"testing"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -53,12 +54,49 @@ func TestInside(t *testing.T) {
 
 func TestExecSync(t *testing.T) {
 	f := newFixture(t)
-	id := f.run(f.sandbox(nil), "sleep 1000", nil)
+	pod := f.sandbox(nil)
+	id := f.run(pod, "sleep 1000", nil)
 	r := f.exec(id, "sh", "-c", "echo hello; hostname >&2; exit 7")
 	if string(r.Stdout) != "hello\n" || string(r.Stderr) != "pod-host\n" || r.ExitCode != 7 {
 		t.Errorf("exec answered %v", r)
 	}
+	// A program that cannot be started leaves nothing in the container's group.
+	for _, cmd := range []string{"nothing-of-the-kind", "/etc/passwd"} {
+		if r, err := f.ExecSync(f.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{cmd}}); err == nil {
+			t.Errorf("executing %s answered %v", cmd, r)
+		}
+	}
 	if _, err := f.ExecSync(f.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "100"}, Timeout: 1}); err == nil || !strings.Contains(err.Error(), "timed out") {
 		t.Errorf("a command beyond its time answered %v", err)
 	}
+	removed(t, f, pod)
+}
+
+// removed removes a pod: at once, as nothing is left that would have to be waited for.
+func removed(t *testing.T, f *fixture, pod string) {
+	t.Helper()
+	start := time.Now()
+	if _, err := f.RemovePodSandbox(f.ctx(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("removing the pod took %v", took)
+	}
+}
+
+// What fails to start among the shared processes of a pod leaves none there.
+func TestStartErrorAmongSharedProcesses(t *testing.T) {
+	f := newFixture(t)
+	pod := f.sandbox(func(c *runtimeapi.PodSandboxConfig) {
+		c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
+	})
+	id := f.create(pod, "", func(c *runtimeapi.ContainerConfig) {
+		c.Command = []string{"nothing-of-the-kind"}
+		c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
+	})
+	_, err := f.StartContainer(f.ctx(), &runtimeapi.StartContainerRequest{ContainerId: id})
+	if err == nil || !strings.Contains(err.Error(), "not found in $PATH") {
+		t.Errorf("starting answered %v", err)
+	}
+	removed(t, f, pod)
 }

@@ -47,16 +47,22 @@ func (c *Child) replace(pid int) error {
 		unix.Close(fd)
 		return err
 	}
-	old, err := dupFile(c.pidfd)
-	if err != nil {
-		n.Close()
-		return err
+	if err := c.discard(); err != nil { // it has ended, or is about to
+		return errors.Join(err, n.discard())
 	}
-	discard(old) // it has ended, or is about to
-	unix.Close(old)
-	c.pidfd.Close()
 	c.PID, c.StartTime, c.pidfd = n.PID, n.StartTime, n.pidfd
 	return nil
+}
+
+// discard kills a process of ours, collects it and closes the handles.
+func (c *Child) discard() error {
+	fd, err := dupFile(c.pidfd)
+	if err != nil {
+		return errors.Join(fmt.Errorf("ending process %d: %w", c.PID, err), c.Close())
+	}
+	defer unix.Close(fd)
+	discard(fd)
+	return c.Close()
 }
 
 // Adopt makes a Child of a pidfd that was kept elsewhere. It takes the

@@ -255,9 +255,7 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 		return nil, err
 	}
 	if err := follow(ctx, child, ours, j.args, j.cgroup, j.oomScore); err != nil {
-		discard(pidfd)
-		child.Close()
-		return nil, err
+		return nil, errors.Join(err, child.discard())
 	}
 	return child, nil
 }
