@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"knarr.dev/knarr/agent/critest"
 	"knarr.dev/knarr/client"
 )
 
@@ -22,6 +23,7 @@ func TestForeignStatusStands(t *testing.T) {
 	w.run()
 	w.pod("p", func(p *corev1.Pod) { p.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: "gate"}} })
 	w.wait("p", "running", running)
+	w.runtime("somebody who follows it", (*critest.Runtime).Followed)
 	write := func(status string) {
 		t.Helper()
 		k := client.Key{Resource: client.Pods, Namespace: "default", Name: "p"}.Sub("status")

@@ -20,25 +20,25 @@ const pollEvery = time.Second
 // answers, or with ctx.
 func (p *pods) poll(ctx context.Context) error {
 	p.deps.Log.Info("the container runtime sends no events; it is looked at every second")
+	// First the sums, then a look at everything: what changes in between differs.
+	before, err := p.glance(ctx)
+	if err != nil {
+		return err
+	}
 	p.relist()
-	var before map[string]uint64
-	for {
+	for p.pause(ctx, pollEvery) {
 		now, err := p.glance(ctx)
 		if err != nil {
 			return err
 		}
-		if before != nil {
-			for uid, a := range p.all() {
-				if now[uid] != before[uid] {
-					a.Refresh()
-				}
+		for uid, a := range p.all() {
+			if now[uid] != before[uid] {
+				a.Refresh()
 			}
 		}
 		before = now
-		if !p.pause(ctx, pollEvery) {
-			return ctx.Err()
-		}
 	}
+	return ctx.Err()
 }
 
 // glance sums each pod's sandboxes and containers up, by pod UID: equal sums mean

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"knarr.dev/knarr/agent/critest"
 )
 
 // message is that of a condition.
@@ -36,6 +38,7 @@ func TestWhyAPodWaits(t *testing.T) {
 		return nil
 	}
 	w.run()
+	w.runtime("somebody who follows it", (*critest.Runtime).Followed)
 	// The first status is held back for a moment, which this clock does not pass by itself.
 	after := func(event string) {
 		t.Helper()
