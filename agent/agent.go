@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,6 +33,7 @@ import (
 	"knarr.dev/knarr/agent/devices"
 	"knarr.dev/knarr/agent/dra"
 	"knarr.dev/knarr/agent/eviction"
+	"knarr.dev/knarr/agent/imagegc"
 	"knarr.dev/knarr/agent/images"
 	"knarr.dev/knarr/agent/metrics"
 	"knarr.dev/knarr/agent/node"
@@ -104,6 +106,10 @@ type Config struct {
 	Observe func() eviction.Observation
 	// ImageRoot is on the file system of images and containers; empty: Root.
 	ImageRoot string
+	// ImageGC says which images are removed when; zero: as imagegc.Default.
+	ImageGC imagegc.Config
+	// Disk measures the file system of a path, in bytes; nil: as node.Disk.
+	Disk func(path string) (total, free int64, err error)
 	// Users are the host's users for pods with user namespaces; zero: 65536 for each
 	// pod, from 65536 on.
 	Users userns.Slots
@@ -143,6 +149,9 @@ type Agent struct {
 	objects *objects
 	server  *server.Server
 	usage   *usage.Meter
+
+	imagesMu sync.Mutex
+	images   imagegc.Records // guarded by imagesMu
 
 	pressure *pressure
 	devices  *devices.Manager  // nil: no plugins
@@ -253,6 +262,12 @@ func defaults(cfg *Config) {
 	}
 	if cfg.ImageRoot == "" {
 		cfg.ImageRoot = cfg.Root
+	}
+	if cfg.ImageGC == (imagegc.Config{}) {
+		cfg.ImageGC = imagegc.Default()
+	}
+	if cfg.Disk == nil {
+		cfg.Disk = node.Disk
 	}
 	if cfg.MaxPods == 0 {
 		cfg.MaxPods = 110

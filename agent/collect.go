@@ -3,22 +3,21 @@ package agent
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/agent/imagegc"
 	"knarr.dev/knarr/agent/logs"
-	"knarr.dev/knarr/agent/node"
 )
 
 // Housekeeping: how often, and the bounds of logs and images.
 const (
 	collectEvery = 10 * time.Second
 	imagesEvery  = 5 * time.Minute
-	imagesHigh   = 85 // percent of the disk at which images are removed,
-	imagesLow    = 80 // until so much is left in use
 )
 
 // collect keeps logs and images within bounds until ctx ends. Looking costs one
@@ -32,6 +31,12 @@ func (a *Agent) collect(ctx context.Context) error {
 		defer alarm.Close()
 		rings, rotate.quiet = alarm.C(), alarm.Arm
 	}
+	// What is there at the start may have been there for long; what comes later is new.
+	a.imagesMu.Lock()
+	if _, err := a.lookAtImages(ctx); err != nil && ctx.Err() == nil {
+		a.cfg.Log.Warn("images are looked at later", "error", err)
+	}
+	a.imagesMu.Unlock()
 	next, at := a.cfg.Clock.Now().Add(imagesEvery), a.cfg.Clock.Now().Add(collectEvery)
 	for {
 		t := a.cfg.Clock.NewTimer(max(0, at.Sub(a.cfg.Clock.Now())))
@@ -63,50 +68,91 @@ func (a *Agent) collect(ctx context.Context) error {
 	}
 }
 
-// collectImages removes images that no container uses when the disk is nearly
-// full, the largest first, until enough is free.
+// collectImages removes images that have not been used for too long, and, when the
+// disk is nearly full, those that have not been used for longest until enough is free.
 func (a *Agent) collectImages(ctx context.Context) error {
-	total, free, err := node.Disk(a.cfg.Root)
-	if err != nil || total == 0 || 100*(total-free)/total < imagesHigh {
+	a.imagesMu.Lock()
+	defer a.imagesMu.Unlock()
+	list, err := a.lookAtImages(ctx)
+	if err != nil {
 		return err
 	}
-	return a.removeImages(ctx, total/100*(100-imagesLow)-free)
+	now := a.cfg.Clock.Now()
+	for _, i := range a.images.Stale(a.cfg.ImageGC, now, list) {
+		if err := a.removeImage(ctx, i); err != nil {
+			return err
+		}
+		list = slices.DeleteFunc(list, func(o imagegc.Image) bool { return o.ID == i.ID })
+	}
+	total, free, err := a.cfg.Disk(a.cfg.ImageRoot)
+	if err != nil {
+		return err
+	}
+	want := a.cfg.ImageGC.Excess(total, free)
+	if want == 0 {
+		return nil
+	}
+	freed, err := a.freeImages(ctx, want, list)
+	if n := a.node.Node(); err == nil && freed < want && n != nil {
+		a.cfg.Recorder.Event(n, corev1.EventTypeWarning, "FreeDiskSpaceFailed",
+			fmt.Sprintf("Failed to garbage collect required amount of images. Attempted to free %d bytes, but only found %d bytes eligible to free.", want, freed))
+	}
+	return err
 }
 
-// removeImages removes images that no container uses, the largest first, until so
-// many bytes are freed.
-func (a *Agent) removeImages(ctx context.Context, want int64) error {
-	const all = 1 << 61 // whoever wants so much wants what there is
-	everything := want > all
-	list, err := a.cfg.CRI.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+// removeUnusedImages removes all images that may go.
+func (a *Agent) removeUnusedImages(ctx context.Context) error {
+	a.imagesMu.Lock()
+	defer a.imagesMu.Unlock()
+	list, err := a.lookAtImages(ctx)
 	if err != nil {
-		return fmt.Errorf("list images: %w", err)
+		return err
+	}
+	_, err = a.freeImages(ctx, math.MaxInt64, list)
+	return err
+}
+
+// freeImages removes images until want bytes are free; it tells how many are.
+func (a *Agent) freeImages(ctx context.Context, want int64, list []imagegc.Image) (freed int64, err error) {
+	for _, i := range a.images.Removable(a.cfg.ImageGC, a.cfg.Clock.Now(), list) {
+		if freed >= want {
+			break
+		}
+		if err := a.removeImage(ctx, i); err != nil {
+			return freed, err
+		}
+		freed += i.Size
+	}
+	return freed, nil
+}
+
+func (a *Agent) removeImage(ctx context.Context, i imagegc.Image) error {
+	if _, err := a.cfg.CRI.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: i.ID}}); err != nil {
+		return fmt.Errorf("remove image %s: %w", i.ID, err)
+	}
+	a.cfg.Log.Info("image removed", "image", i.ID, "bytes", i.Size)
+	return nil
+}
+
+// lookAtImages notes which images there are and which of them containers use.
+func (a *Agent) lookAtImages(ctx context.Context) ([]imagegc.Image, error) {
+	images, err := a.cfg.CRI.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
 	}
 	containers, err := a.cfg.CRI.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
-		return fmt.Errorf("list containers: %w", err)
+		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	used := map[string]bool{}
 	for _, c := range containers.Containers {
 		used[c.ImageRef], used[c.ImageId], used[c.Image.GetImage()] = true, true, true
 	}
-	slices.SortFunc(list.Images, func(x, y *runtimeapi.Image) int { return int(min(1, max(-1, int64(y.Size)-int64(x.Size)))) })
-	for _, i := range list.Images {
-		if want <= 0 {
-			return nil
-		}
-		if i.Pinned || used[i.Id] || slices.ContainsFunc(append(i.RepoTags, i.RepoDigests...), func(n string) bool { return used[n] }) {
-			continue
-		}
-		if _, err := a.cfg.CRI.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: i.Id}}); err != nil {
-			return fmt.Errorf("remove image %s: %w", i.Id, err)
-		}
-		want -= int64(i.Size)
+	var out []imagegc.Image
+	for _, i := range images.Images {
+		inUse := i.Pinned || used[i.Id] || slices.ContainsFunc(slices.Concat(i.RepoTags, i.RepoDigests), func(n string) bool { return used[n] })
+		out = append(out, imagegc.Image{ID: i.Id, Size: int64(i.Size), InUse: inUse})
 	}
-	if want > 0 && !everything {
-		if n := a.node.Node(); n != nil {
-			a.cfg.Recorder.Event(n, corev1.EventTypeWarning, "FreeDiskSpaceFailed", fmt.Sprintf("Failed to garbage collect required amount of images. %d bytes more must be freed.", want))
-		}
-	}
-	return nil
+	a.images.Look(a.cfg.Clock.Now(), out)
+	return out, nil
 }

@@ -84,7 +84,7 @@ func (p *pressure) tick(ctx context.Context) bool {
 	}
 	if short.Signal.Condition() == corev1.NodeDiskPressure {
 		// What nobody uses goes before what somebody does.
-		if err := p.a.removeImages(ctx, 1<<62); err != nil && ctx.Err() == nil {
+		if err := p.a.removeUnusedImages(ctx); err != nil && ctx.Err() == nil {
 			p.a.cfg.Log.Warn("images could not be removed", "error", err)
 		}
 		if short = p.look(); short == nil {

@@ -111,6 +111,7 @@ type NodeConfig struct {
 	EvictionConfig  `json:",inline"`
 	ExclusiveConfig `json:",inline"`
 	ShutdownConfig  `json:",inline"`
+	ImageGCConfig   `json:",inline"`
 	// MaxRestartPeriod bounds the back-off of containers that end again and again,
 	// from 1s to 5m; empty: 5m.
 	MaxRestartPeriod string         `json:"maxContainerRestartPeriod,omitempty"`
@@ -272,6 +273,9 @@ func (c *Config) validate() error {
 		bad("node.memorySwap.swapBehavior", b, "must be NoSwap or LimitedSwap")
 	}
 	if _, err := c.Node.ShutdownConfig.periods(); err != nil {
+		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
+	}
+	if _, err := c.Node.ImageGCConfig.parse(); err != nil {
 		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
 	}
 	if _, err := c.Node.ExclusiveConfig.config(); err != nil {

@@ -192,6 +192,10 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 	if err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
+	removal, err := n.cfg.Node.ImageGCConfig.parse()
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
 	var providers *credentials.Config
 	if n.cfg.Node.CredentialConfig != "" {
 		if providers, err = credentials.Load(n.cfg.Node.CredentialConfig, n.cfg.Node.CredentialBin); err != nil {
@@ -202,7 +206,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		SwapBehavior: n.cfg.Node.MemorySwap.Behavior,
 		Credentials:  providers, CredentialBin: n.cfg.Node.CredentialBin, DockerDirs: n.cfg.dockerDirs(),
 		ShutdownPeriods: ends, Inhibitor: inhibitor(),
-		Exclusive: exclusive,
+		Exclusive: exclusive, ImageGC: removal,
 		Users:     users, KubeletDir: n.cfg.kubeletDir(),
 		Eviction: short, MaxRestart: restart,
 		Groups: groups, ImageRoot: n.cfg.containerRoot(), StaticPodPath: n.cfg.Node.StaticPodPath, Commit: apiVersion().GitCommit,

@@ -196,7 +196,7 @@ func (r *Runtime) ListContainers(_ context.Context, req *runtimeapi.ListContaine
 	for _, c := range r.containers {
 		if selected(req.GetFilter().GetLabelSelector(), c.Status.Labels) {
 			resp.Containers = append(resp.Containers, &runtimeapi.Container{Id: c.Status.Id, PodSandboxId: c.Sandbox, Metadata: c.Status.Metadata,
-				State: c.Status.State, CreatedAt: c.Status.CreatedAt, Labels: c.Status.Labels, Annotations: c.Status.Annotations})
+				State: c.Status.State, Image: c.Status.Image, ImageRef: c.Status.ImageRef, CreatedAt: c.Status.CreatedAt, Labels: c.Status.Labels, Annotations: c.Status.Annotations})
 		}
 	}
 	return resp, nil
