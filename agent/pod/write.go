@@ -69,13 +69,16 @@ func (a *Actor) tolerated(want corev1.PodStatus) bool {
 	if a.static || a.told == nil || a.stopping || !equality.Semantic.DeepEqual(want, a.basis().Status) {
 		return false
 	}
-	now := a.d.Clock.Now()
 	if a.foreign.IsZero() {
-		a.foreign = now
+		a.foreign = a.d.Clock.Now()
 	}
-	until := a.foreign.Add(reconcileAfter)
-	a.at(until)
-	return now.Before(until)
+	a.at(a.foreign.Add(reconcileAfter))
+	return a.stands()
+}
+
+// stands tells whether what somebody else wrote is not to be corrected yet.
+func (a *Actor) stands() bool {
+	return !a.static && a.told != nil && !a.stopping && (a.foreign.IsZero() || a.d.Clock.Now().Before(a.foreign.Add(reconcileAfter)))
 }
 
 // held are the containers that are not to be shown as running yet. The runtime may
@@ -132,8 +135,12 @@ func (a *Actor) writeStatus() {
 		a.at(until)
 		return
 	}
+	from := shown
+	if a.stands() {
+		from = a.basis() // the pod's own news leave the rest as it is
+	}
 	a.do("status", false, func(ctx context.Context) func() {
-		got, err := patchStatus(ctx, a.d.Client, shown, want)
+		got, err := patchStatus(ctx, a.d.Client, from, want)
 		return func() { a.wrote(got, &want, err) }
 	})
 }
@@ -174,7 +181,7 @@ func (a *Actor) untold(want corev1.PodStatus) bool {
 func (a *Actor) wrote(got *corev1.Pod, told *corev1.PodStatus, err error) {
 	switch {
 	case err == nil:
-		a.told, a.foreign, a.writeDelay = told, time.Time{}, 0
+		a.told, a.writeDelay = told, 0
 		delete(a.retry, "\x00status")
 		if a.static {
 			if a.mirror != nil && a.mirror.UID == got.UID && !older(got, a.mirror) {
