@@ -207,7 +207,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		Credentials:  providers, CredentialBin: n.cfg.Node.CredentialBin, DockerDirs: n.cfg.dockerDirs(),
 		ShutdownPeriods: ends, Inhibitor: inhibitor(),
 		Exclusive: exclusive, ImageGC: removal,
-		Users:     users, KubeletDir: n.cfg.kubeletDir(),
+		Users: users, KubeletDir: n.cfg.kubeletDir(),
 		Eviction: short, MaxRestart: restart,
 		Groups: groups, ImageRoot: n.cfg.containerRoot(), StaticPodPath: n.cfg.Node.StaticPodPath, Commit: apiVersion().GitCommit,
 		NodeName: n.cfg.Node.Name, Client: acc.client, EachObject: acc.remote, CRI: conn,
