@@ -287,7 +287,7 @@ func unmountBelow(dir string) {
 		return
 	}
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
+		if f := strings.Fields(line); len(f) > 1 && (f[1] == dir || strings.HasPrefix(f[1], dir+"/")) {
 			_ = syscall.Unmount(f[1], syscall.MNT_DETACH)
 		}
 	}
