@@ -20,7 +20,7 @@ SMALL   := k8s.io/kubectl k8s.io/cli-runtime sigs.k8s.io/kustomize k8s.io/client
 	k8s.io/kube-openapi k8s.io/dynamic-resource-allocation k8s.io/kube-aggregator github.com/fsnotify github.com/russross github.com/liggitt github.com/google/uuid github.com/go-openapi github.com/peterbourgon github.com/monochromegane sigs.k8s.io/yaml \
 	go.etcd.io/etcd/server/v3/embed go.etcd.io/etcd/server/v3/etcdserver/api knarr.dev/knarr/controller knarr.dev/knarr/dns knarr.dev/knarr/client knarr.dev/knarr/kit
 
-.PHONY: build tools test bench bench-api linear clients upstream conformance record demo demo-clean generate lint setup clean
+.PHONY: build tools test bench bench-api bench-cri linear clients upstream conformance record demo demo-clean generate lint setup clean
 
 build: setup ## the one binary
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' $(SMALL:%=-gcflags=%/...=-l) -o bin/knarr .
@@ -39,6 +39,10 @@ bench: build tools ## figures, as a table
 
 bench-api: build upstream ## upstream's API server and knarr, the same program for both
 	$(GO) run ./test/bench/versus
+
+bench-cri: build ## container runtimes through the CRI: knarr's, runc and crun through it, containerd
+	./test/bench/cri/setup
+	$(GO) run ./test/bench/cri
 
 linear: build ## linearizability and watches, over a hundred kills
 	KNARR_KILLS=$(or $(KILLS),100) go test ./test/linear -run TestKills -v -count=1 -timeout 60m
