@@ -142,6 +142,9 @@ func (a *Actor) backoff(c *corev1.Container) (time.Time, bool) {
 	if !last.Exited() {
 		return time.Time{}, false
 	}
+	if h := last.Annotations[podspec.AnnotationHash]; h != "" && h != podspec.Hash(c) {
+		delete(a.crash, c.Name) // it is another one now: its failures are its own
+	}
 	k := a.crash[c.Name]
 	if k == nil {
 		return time.Time{}, false

@@ -29,6 +29,9 @@ const (
 	// being made: most run by then, and a write less for each pod counts when
 	// many start at once.
 	quietStart = 100 * time.Millisecond
+	// swapTime is for how long a container whose definition changed may be missing
+	// without a word: one status tells of the new one, as with kubelets.
+	swapTime = time.Second
 	// reconcileAfter is for how long a status that somebody else wrote stands while
 	// the pod has no news of its own, as with kubelets.
 	reconcileAfter = 10 * time.Second
@@ -131,6 +134,10 @@ func (a *Actor) writeStatus() {
 		a.at(until)
 		return
 	}
+	if until := a.swapped(); a.d.Clock.Now().Before(until) {
+		a.at(until)
+		return
+	}
 	if until := a.timeline.begin.Add(quietStart); a.untold(want) && a.d.Clock.Now().Before(until) {
 		a.at(until)
 		return
@@ -162,6 +169,31 @@ func (a *Actor) shown(want *corev1.PodStatus) *corev1.Pod {
 		want.Conditions[i].ObservedGeneration = a.mirror.Generation
 	}
 	return a.mirror
+}
+
+// swapped is until when nothing is told because a container that ended for its
+// definition's change has no successor yet; zero: there is none such.
+func (a *Actor) swapped() (until time.Time) {
+	if a.stopping || a.static {
+		return until
+	}
+	for i := range a.pod.Spec.Containers {
+		c := &a.pod.Spec.Containers[i]
+		list := a.view.Containers[c.Name]
+		if len(list) == 0 || list[0].Running() && a.tasks["start/"+c.Name] == nil {
+			continue
+		}
+		for _, old := range list {
+			h := old.Annotations[podspec.AnnotationHash]
+			if old.Exited() && h != "" && h != podspec.Hash(c) {
+				if end := time.Unix(0, old.FinishedAt).Add(swapTime); end.After(until) {
+					until = end
+				}
+				break
+			}
+		}
+	}
+	return until
 }
 
 // untold tells whether the status would be the first, and would say no more than
