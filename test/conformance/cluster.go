@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -119,15 +120,18 @@ func (c *cluster) down() {
 	}
 }
 
+// freePorts avoids the ports from which the kernel takes those of outgoing connections.
 func freePorts(n int) ([]int, error) {
 	var out []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+	for tries := 0; len(out) < n; tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", 20000+rand.IntN(10000)))
+		if err != nil && tries > 100 {
 			return nil, err
 		}
-		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
+		if err == nil {
+			defer l.Close()
+			out = append(out, l.Addr().(*net.TCPAddr).Port)
+		}
 	}
 	return out, nil
 }

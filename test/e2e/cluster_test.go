@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -34,6 +33,7 @@ import (
 	watchtools "k8s.io/client-go/tools/watch"
 
 	"knarr.dev/knarr/test/image"
+	"knarr.dev/knarr/test/ports"
 )
 
 // root of the repository.
@@ -153,12 +153,11 @@ func firstInstance() int {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	p, err := ports.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return p
 }
 
 // octet makes the address ranges of instances differ: pods have 10.octet, services

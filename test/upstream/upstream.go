@@ -6,7 +6,6 @@ package upstream
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +14,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"knarr.dev/knarr/test/ports"
 )
 
 // Server is a running API server with its etcd.
@@ -121,16 +122,14 @@ func (s *Server) ready(ctx context.Context) error {
 	}
 }
 
-// FreePorts finds TCP ports on loopback that nobody listens on.
-func FreePorts(n int) ([]int, error) {
-	var out []int
+// FreePorts finds TCP ports that nobody listens on.
+func FreePorts(n int) (out []int, err error) {
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		p, err := ports.Free()
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
+		out = append(out, p)
 	}
 	return out, nil
 }
