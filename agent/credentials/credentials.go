@@ -61,14 +61,17 @@ func New(cfg *Config, bin string, dirs []string, accounts Accounts, clk clock.Pa
 }
 
 // Find returns what may open the image's registry, in the order in which to try it.
-// The error says which plugins failed; what the others know is returned with it.
+// The error says which plugins and files failed; what the others know is returned with it.
 func (k *Keyring) Find(ctx context.Context, image string, pod *corev1.Pod) ([]*runtimeapi.AuthConfig, error) {
-	out := fromFiles(image, k.dirs)
+	var errs []error
+	out, err := fromFiles(image, k.dirs)
+	if err != nil {
+		errs = append(errs, err)
+	}
 	registry, repository, ok := target(image)
 	if !ok {
-		return out, nil
+		return out, errors.Join(errs...)
 	}
-	var errs []error
 	var found []match
 	for i := range k.providers {
 		p := &k.providers[i]

@@ -3,6 +3,9 @@ package credentials
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -27,6 +30,7 @@ type dockerAuth struct {
 	IdentityToken string `json:"identitytoken"`
 }
 
+// config is the entry for a runtime; read has checked that auth can be decoded.
 func (a dockerAuth) config(registry string) *runtimeapi.AuthConfig {
 	auth := &runtimeapi.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, ServerAddress: registry}
 	if a.Auth != "" && a.Username == "" {
@@ -74,20 +78,40 @@ func ordered(found []match) []*runtimeapi.AuthConfig {
 }
 
 // FromSecrets returns those of the secrets' entries that cover the image, the most
-// specific first. Broken secrets are passed over, as Kubernetes does.
-func FromSecrets(image string, secrets []*corev1.Secret) []*runtimeapi.AuthConfig {
+// specific first. The error names the secrets that cannot be read; what the others
+// know is returned with it.
+func FromSecrets(image string, secrets []*corev1.Secret) ([]*runtimeapi.AuthConfig, error) {
 	var list []dockerConfig
+	var errs []error
 	for _, s := range secrets {
 		var cfg dockerConfig
+		var err error
 		switch s.Type {
 		case corev1.SecretTypeDockerConfigJson:
-			_ = json.Unmarshal(s.Data[corev1.DockerConfigJsonKey], &cfg)
+			err = cfg.read(s.Data[corev1.DockerConfigJsonKey], &cfg)
 		case corev1.SecretTypeDockercfg:
-			_ = json.Unmarshal(s.Data[corev1.DockerConfigKey], &cfg.Auths)
+			err = cfg.read(s.Data[corev1.DockerConfigKey], &cfg.Auths)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("pull secret %s: %w", s.Name, err))
+			continue
 		}
 		list = append(list, cfg)
 	}
-	return fromDocker(image, list)
+	return fromDocker(image, list), errors.Join(errs...)
+}
+
+// read fills into, which is c or a part of it, and checks what c is then.
+func (c *dockerConfig) read(b []byte, into any) error {
+	if err := json.Unmarshal(b, into); err != nil {
+		return fmt.Errorf("it is no docker configuration: %w", err)
+	}
+	for key, a := range c.Auths {
+		if _, err := base64.StdEncoding.DecodeString(a.Auth); err != nil {
+			return fmt.Errorf("auths[%s].auth: %w", key, err)
+		}
+	}
+	return nil
 }
 
 func fromDocker(image string, list []dockerConfig) []*runtimeapi.AuthConfig {
@@ -107,17 +131,29 @@ func fromDocker(image string, list []dockerConfig) []*runtimeapi.AuthConfig {
 }
 
 // fromFiles reads docker's configuration in the first folder that has one.
-func fromFiles(image string, dirs []string) []*runtimeapi.AuthConfig {
+func fromFiles(image string, dirs []string) ([]*runtimeapi.AuthConfig, error) {
 	for _, dir := range dirs {
-		var cfg dockerConfig
-		if b, err := os.ReadFile(filepath.Join(dir, "config.json")); err == nil && json.Unmarshal(b, &cfg) == nil {
-			return fromDocker(image, []dockerConfig{cfg})
-		}
-		if b, err := os.ReadFile(filepath.Join(dir, ".dockercfg")); err == nil && json.Unmarshal(b, &cfg.Auths) == nil {
-			return fromDocker(image, []dockerConfig{cfg})
+		for _, name := range []string{"config.json", ".dockercfg"} {
+			var cfg dockerConfig
+			var into any = &cfg
+			if name == ".dockercfg" {
+				into = &cfg.Auths
+			}
+			file := filepath.Join(dir, name)
+			b, err := os.ReadFile(file)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err == nil {
+				err = cfg.read(b, into)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", file, err)
+			}
+			return fromDocker(image, []dockerConfig{cfg}), nil
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // matches tells whether a key (host[:port][/path], each label of the host may be a

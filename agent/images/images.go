@@ -140,12 +140,10 @@ func (m *Manager) Ensure(ctx context.Context, r Request) (*Image, error) {
 	}
 	r.Event(corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", r.Image))
 	start := m.clock.Now()
-	auths := credentials.FromSecrets(r.Image, r.Secrets)
-	var missing error
+	auths, missing := credentials.FromSecrets(r.Image, r.Secrets)
 	if m.keys != nil {
-		var more []*runtimeapi.AuthConfig
-		more, missing = m.keys(ctx, r.Image, r.Pod)
-		auths = append(auths, more...)
+		more, err := m.keys(ctx, r.Image, r.Pod)
+		auths, missing = append(auths, more...), errors.Join(missing, err)
 	}
 	p := m.join(ctx, spec, r, auths)
 	select {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"knarr.dev/knarr/agent/credentials"
@@ -32,12 +33,46 @@ func TestCredentials(t *testing.T) {
 		`{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"},"*.example.com":{"username":"a","password":"b"},"reg.example.com/team":{"username":"t","password":"x"}}}`)}}
 	for image, want := range map[string]string{"busybox": "u:p", "reg.example.com/team/x:1": "t:x a:b", "reg.example.com/other": "a:b", "elsewhere.org/x": ""} {
 		var got []string
-		for _, a := range credentials.FromSecrets(image, []*corev1.Secret{s}) {
+		list, err := credentials.FromSecrets(image, []*corev1.Secret{s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range list {
 			got = append(got, a.Username+":"+a.Password)
 		}
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s: %v, want %s", image, got, want)
 		}
+	}
+}
+
+// A pull secret that cannot be read keeps no other from its use, and is named when the
+// pull fails.
+func TestBrokenPullSecrets(t *testing.T) {
+	secret := func(name, text string) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(text)}}
+	}
+	secrets := []*corev1.Secret{secret("list", `{"auths":[]}`), secret("code", `{"auths":{"example.com":{"auth":"?"}}}`), secret("good", `{"auths":{"example.com":{"username":"a","password":"b"}}}`)}
+	list, err := credentials.FromSecrets("example.com/x:1", secrets)
+	if len(list) != 1 || list[0].Username != "a" {
+		t.Errorf("the good secret is not used: %v", list)
+	}
+	const named = "pull secret list: it is no docker configuration"
+	if err == nil || !strings.Contains(err.Error(), named) || !strings.Contains(err.Error(), "pull secret code: auths[example.com].auth: illegal base64") {
+		t.Errorf("error %v", err)
+	}
+	rt := critest.New()
+	rt.Fail = func(method, _ string) error {
+		if method == "PullImage" {
+			return errors.New("unauthorized")
+		}
+		return nil
+	}
+	var events []string
+	m := New(rt.Client(t), nil, clocktesting.NewFakeClock(time.Unix(1000, 0)))
+	_, err = m.Ensure(t.Context(), Request{Image: "example.com/x:1", Policy: corev1.PullAlways, Secrets: secrets[:1], PodUID: "u", Event: func(_, _, text string) { events = append(events, text) }})
+	if err == nil || !strings.Contains(err.Error(), named) || !strings.Contains(strings.Join(events, "\n"), named) {
+		t.Errorf("pull: %v, events %q", err, events)
 	}
 }
 
