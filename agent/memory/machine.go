@@ -76,7 +76,10 @@ func ReadMachine(sys string) (*Machine, error) {
 			return nil, fmt.Errorf("read the memory of NUMA node %d: %w", n, err)
 		}
 		a := Amounts{corev1.ResourceMemory: total}
-		pages, _ := filepath.Glob(filepath.Join(dir, "hugepages/hugepages-*kB"))
+		pages, err := filepath.Glob(filepath.Join(dir, "hugepages/hugepages-*kB"))
+		if err != nil {
+			return nil, err
+		}
 		for _, p := range pages {
 			size, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(p), "hugepages-"), "kB"), 10, 64)
 			if err != nil {
@@ -97,7 +100,10 @@ func ReadMachine(sys string) (*Machine, error) {
 		m.Nodes[n] = a
 		if b, err := os.ReadFile(filepath.Join(dir, "distance")); err == nil {
 			for _, f := range strings.Fields(string(b)) {
-				d, _ := strconv.Atoi(f)
+				d, err := strconv.Atoi(f)
+				if err != nil {
+					return nil, fmt.Errorf("read the distances of NUMA node %d: %w", n, err)
+				}
 				m.distances[n] = append(m.distances[n], d)
 			}
 		}

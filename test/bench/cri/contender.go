@@ -83,7 +83,9 @@ func (c *contender) start(ctx context.Context) error {
 		return errors.Join(err, c.stop())
 	}
 	end := time.Now().Add(30 * time.Second)
-	for {
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for ; ; <-look.C {
 		_, err := c.client.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
 		if err == nil {
 			return nil
@@ -92,7 +94,6 @@ func (c *contender) start(ctx context.Context) error {
 			b, _ := os.ReadFile(log.Name())
 			return errors.Join(fmt.Errorf("it does not answer: %w\n%s", err, b), c.stop())
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }
 

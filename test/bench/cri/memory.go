@@ -181,7 +181,9 @@ func churn(ctx context.Context, o options, d *driver, note func(what, figure str
 	took := time.Since(begin)
 	// Links and namespaces go some time after their last process.
 	var after counts
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+	look := time.NewTicker(200 * time.Millisecond)
+	defer look.Stop()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); <-look.C {
 		if after, err = d.look(); err != nil {
 			return err
 		}
