@@ -18,14 +18,14 @@ var (
 	answers  = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
 	streams  = []string{"application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"}
 	patches  = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
-	whatever = []string{"*/*"}
+	anyMedia = []string{"*/*"}
 )
 
 // produces are the media types of an operation's answers.
 func (o *operation) produces() []string {
 	switch {
 	case o.action == "connect":
-		return whatever
+		return anyMedia
 	case o.answer == "":
 		return append([]string{"text/plain"}, answers...)
 	case o.streams:
@@ -39,7 +39,7 @@ func (o *operation) consumes() []string {
 	if o.patch {
 		return patches
 	}
-	return whatever
+	return anyMedia
 }
 
 // bodyRequired: deletions have options that may be left out.

@@ -72,7 +72,7 @@ func Extract(doc *spec.Swagger) map[string]*Facts {
 		f := &Facts{Required: m.Required, Fields: map[string]FieldFacts{}}
 		for k, v := range m.Extensions {
 			if k != "x-kubernetes-group-version-kind" {
-				f.extend(&f.Extensions, k, v)
+				extend(&f.Extensions, k, v)
 			}
 		}
 		for field, p := range m.Properties {
@@ -85,7 +85,7 @@ func Extract(doc *spec.Swagger) map[string]*Facts {
 			}
 			for k, v := range p.Extensions {
 				if !strings.HasPrefix(k, "x-kubernetes-patch-") { // tags of the Go types tell
-					f.extend(&ff.Extensions, k, v)
+					extend(&ff.Extensions, k, v)
 				}
 			}
 			if ff.Enum != nil || ff.Items != nil || ff.Extensions != nil {
@@ -97,7 +97,7 @@ func Extract(doc *spec.Swagger) map[string]*Facts {
 	return out
 }
 
-func (*Facts) extend(m *map[string]any, k string, v any) {
+func extend(m *map[string]any, k string, v any) {
 	if *m == nil {
 		*m = map[string]any{}
 	}
