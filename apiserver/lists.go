@@ -97,33 +97,32 @@ func jsonList(res *registry.Resource, items []*watchcache.Item, meta *metav1.Lis
 
 var comma, listEnd = []byte{','}, []byte("]}")
 
-func itemJSON(res *registry.Resource, it *watchcache.Item) ([]byte, error) {
+// viewed is an object as its resource shows it: with the shared encodings, or for
+// views one of its own.
+func viewed(res *registry.Resource, it *watchcache.Item) (*watchcache.Item, error) {
 	if !res.IsView() {
-		return it.JSON()
+		return it, nil
 	}
 	v, err := res.View(it.Object)
 	if err != nil {
 		return nil, err
 	}
-	return watchcache.EncodeJSON(v)
+	return &watchcache.Item{Object: v}, nil
 }
 
-func itemProto(res *registry.Resource, it *watchcache.Item) ([]byte, error) {
-	if !res.IsView() {
-		return it.Protobuf()
-	}
-	v, err := res.View(it.Object)
+func itemJSON(res *registry.Resource, it *watchcache.Item) ([]byte, error) {
+	it, err := viewed(res, it)
 	if err != nil {
 		return nil, err
 	}
-	return (&watchcache.Item{Object: v}).Protobuf()
+	return it.JSON()
 }
 
 // protoList lines up the objects' shared messages: every Kubernetes list message
 // has its metadata as field 1 and its items as field 2. nil if the kind has no
 // protobuf.
 func protoList(res *registry.Resource, items []*watchcache.Item, meta *metav1.ListMeta) ([][]byte, error) {
-	if _, ok := res.New().(interface{ Marshal() ([]byte, error) }); !ok {
+	if _, ok := res.New().(codec.Message); !ok {
 		return nil, nil
 	}
 	head, err := meta.Marshal()
@@ -135,7 +134,11 @@ func protoList(res *registry.Resource, items []*watchcache.Item, meta *metav1.Li
 	parts = append(parts, tags, head)
 	size := len(tags) + len(head)
 	for _, it := range items {
-		b, err := itemProto(res, it)
+		it, err := viewed(res, it)
+		if err != nil {
+			return nil, err
+		}
+		b, err := it.Protobuf()
 		if err != nil {
 			return nil, err
 		}
@@ -147,10 +150,7 @@ func protoList(res *registry.Resource, items []*watchcache.Item, meta *metav1.Li
 	}
 	gvk := res.GVK()
 	gvk.Kind += "List"
-	open, end, err := codec.EnvelopeAround(gvk, size)
-	if err != nil {
-		return nil, err
-	}
+	open, end := codec.EnvelopeAround(gvk, size)
 	parts[0] = open
 	return append(parts, end), nil
 }

@@ -284,15 +284,30 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, q registry.Request
 	writeError(w, r, err)
 }
 
+// promised is up to how many bytes a body's announced length is believed.
+const promised = 64 << 10
+
+// readBody reads the whole body, in one piece if the client said that it is small.
+func readBody(w http.ResponseWriter, r *http.Request) (data []byte, err error) {
+	if 0 < r.ContentLength && r.ContentLength <= promised {
+		data = make([]byte, r.ContentLength)
+		_, err = io.ReadFull(r.Body, data)
+	} else {
+		data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	}
+	if err != nil {
+		if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+		}
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("read the request body: %v", err))
+	}
+	return data, nil
+}
+
 // body reads a request's body and its format.
 func body(w http.ResponseWriter, r *http.Request) (data []byte, media string, err error) {
-	data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return nil, "", apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
-		}
-		return nil, "", apierrors.NewBadRequest(fmt.Sprintf("read the request body: %v", err))
+	if data, err = readBody(w, r); err != nil {
+		return nil, "", err
 	}
 	media, ok := codec.MediaType(r.Header.Get("Content-Type"))
 	if !ok {
@@ -434,9 +449,8 @@ func patchOf(w http.ResponseWriter, r *http.Request) (p registry.Patch, err erro
 	if p.Validation, err = fieldValidation(r); err != nil {
 		return p, err
 	}
-	p.Data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		return p, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+	if p.Data, err = readBody(w, r); err != nil {
+		return p, err
 	}
 	if p.Type == types.ApplyCBORPatchType { // from here on, as if it had been JSON
 		if p.Data, err = codec.CBORToJSON(p.Data); err != nil {

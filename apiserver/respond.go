@@ -108,16 +108,13 @@ func statusOf(err error) *metav1.Status {
 // writeObject sends any object in the wanted format.
 func writeObject(w http.ResponseWriter, r *http.Request, code int, f format, obj runtime.Object) {
 	if f.media == codec.Protobuf {
-		if m, ok := obj.(interface{ Marshal() ([]byte, error) }); ok {
-			raw, err := m.Marshal()
-			if err == nil {
-				raw, err = codec.Envelope(obj.GetObjectKind().GroupVersionKind(), raw)
-			}
+		if m, ok := obj.(codec.Message); ok {
+			b, _, err := codec.Seal(m)
 			if err != nil {
 				writeError(w, r, err)
 				return
 			}
-			writeBody(w, r, code, codec.Protobuf, raw)
+			writeBody(w, r, code, codec.Protobuf, b)
 			return
 		}
 		f.media = codec.JSON
@@ -196,20 +193,17 @@ func (s *Server) writeItem(w http.ResponseWriter, r *http.Request, code int, f f
 	case f.media == codec.CBOR:
 		writeObject(w, r, code, f, it.Object)
 	case f.media == codec.Protobuf:
-		raw, err := it.Protobuf()
-		if err == nil && raw != nil {
-			raw, err = codec.Envelope(res.GVK(), raw)
-		}
+		b, err := it.Sealed()
 		if err != nil {
 			writeError(w, r, err)
 			return
 		}
-		if raw == nil {
+		if b == nil {
 			f.media = codec.JSON
 			s.writeItem(w, r, code, f, res, it)
 			return
 		}
-		writeBody(w, r, code, codec.Protobuf, raw)
+		writeBody(w, r, code, codec.Protobuf, b)
 	default:
 		b, err := it.JSON()
 		if err != nil {

@@ -13,7 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/codec"
@@ -265,17 +264,18 @@ func jsonFrame(res *registry.Resource, t watchcache.EventType, it *watchcache.It
 // protoFrame is a length-prefixed metav1.WatchEvent whose object is an
 // enveloped message.
 func protoFrame(res *registry.Resource, t watchcache.EventType, it *watchcache.Item) ([]byte, error) {
-	raw, err := itemProto(res, it)
+	it, err := viewed(res, it)
 	if err != nil {
 		return nil, err
 	}
-	if raw == nil {
-		return nil, fmt.Errorf("kind %s has no protobuf form", res.GVK())
-	}
-	if raw, err = codec.Envelope(res.GVK(), raw); err != nil {
+	b, err := it.Sealed()
+	if err != nil {
 		return nil, err
 	}
-	return protoEvent(string(t), raw)
+	if b == nil {
+		return nil, fmt.Errorf("kind %s has no protobuf form", res.GVK())
+	}
+	return protoEvent(string(t), b)
 }
 
 func protoEvent(t string, object []byte) ([]byte, error) {
@@ -321,10 +321,7 @@ func (e *eventWriter) fail(err error) {
 		return
 	}
 	if e.f.media == codec.Protobuf {
-		raw, err := status.Marshal()
-		if err == nil {
-			raw, err = codec.Envelope(schema.GroupVersionKind{Version: "v1", Kind: "Status"}, raw)
-		}
+		raw, _, err := codec.Seal(status)
 		if err == nil {
 			raw, err = protoEvent("ERROR", raw)
 		}

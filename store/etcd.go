@@ -12,11 +12,13 @@ import (
 	"syscall"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 )
@@ -24,6 +26,7 @@ import (
 // Etcd is the Store on etcd.
 type Etcd struct {
 	c      *clientv3.Client
+	txn    func(context.Context, *pb.TxnRequest) (*pb.TxnResponse, error)
 	near   *near // nil: the etcd runs elsewhere
 	closed func() error
 }
@@ -47,7 +50,7 @@ func OpenEmbedded(ctx context.Context, dir string) (*Etcd, error) {
 	}
 	c := v3client.New(e.Server)
 	near := &near{kv: e.Server.Watchable(), closing: make(chan struct{})}
-	return &Etcd{c: c, near: near, closed: func() error {
+	return &Etcd{c: c, txn: v3rpc.NewQuotaKVServer(e.Server).Txn, near: near, closed: func() error {
 		near.close()
 		err := c.Close()
 		if errors.Is(err, context.Canceled) { // how the client says that its watches ended
@@ -162,7 +165,9 @@ func OpenEtcd(ctx context.Context, cfg clientv3.Config) (*Etcd, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd %v: %w", cfg.Endpoints, err)
 	}
-	return &Etcd{c: c, closed: c.Close}, nil
+	kv := clientv3.RetryKVClient(c)
+	txn := func(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) { return kv.Txn(ctx, r) }
+	return &Etcd{c: c, txn: txn, closed: c.Close}, nil
 }
 
 // Close implements Store.
@@ -214,20 +219,26 @@ func (s *Etcd) Range(ctx context.Context, prefix string, o RangeOptions) (*Range
 
 // Write implements Store.
 func (s *Etcd) Write(ctx context.Context, w Write) (*WriteResult, error) {
-	conditions, ops := make([]clientv3.Cmp, 0, 1+len(w.Also)), make([]clientv3.Op, 0, 1+len(w.Also))
+	n := 1 + len(w.Also)
+	t := &pb.TxnRequest{
+		Compare: make([]*pb.Compare, 0, n),
+		Success: make([]*pb.RequestOp, 0, n),
+		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(w.Key)}}}},
+	}
 	add := func(w *Write) {
-		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(w.Key), "=", w.If))
+		key := []byte(w.Key)
+		t.Compare = append(t.Compare, &pb.Compare{Key: key, Result: pb.Compare_EQUAL, Target: pb.Compare_MOD, TargetUnion: &pb.Compare_ModRevision{ModRevision: w.If}})
 		if w.Delete {
-			ops = append(ops, clientv3.OpDelete(w.Key))
+			t.Success = append(t.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key}}})
 		} else {
-			ops = append(ops, clientv3.OpPut(w.Key, string(w.Value)))
+			t.Success = append(t.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: w.Value}}})
 		}
 	}
 	add(&w)
 	for i := range w.Also {
 		add(&w.Also[i])
 	}
-	r, err := s.c.Txn(ctx).If(conditions...).Then(ops...).Else(clientv3.OpGet(w.Key)).Commit()
+	r, err := s.txn(ctx, t)
 	if err != nil {
 		return nil, fmt.Errorf("store: write %s: %w", w.Key, err)
 	}

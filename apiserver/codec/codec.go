@@ -4,11 +4,9 @@ package codec
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"mime"
-	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -30,49 +28,19 @@ const (
 	Protobuf = "application/vnd.kubernetes.protobuf"
 )
 
-// protoPrefix begins every protobuf body and stored value of Kubernetes.
-var protoPrefix = []byte{'k', '8', 's', 0}
-
-type message interface {
-	Marshal() ([]byte, error)
+// Message is an object that has a protobuf form.
+type Message interface {
+	runtime.Object
+	Size() int
+	MarshalToSizedBuffer([]byte) (int, error)
+	Reset()
 	Unmarshal([]byte) error
-}
-
-// Envelope wraps a bare protobuf message as Kubernetes does: the prefix and a
-// runtime.Unknown that names the kind.
-func Envelope(gvk schema.GroupVersionKind, raw []byte) ([]byte, error) {
-	u := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind}, Raw: raw}
-	out := make([]byte, len(protoPrefix)+u.Size())
-	copy(out, protoPrefix)
-	n, err := u.MarshalToSizedBuffer(out[len(protoPrefix):])
-	if err != nil {
-		return nil, err
-	}
-	return out[:len(protoPrefix)+n], nil
-}
-
-// EnvelopeAround returns what Envelope puts before and after a message of size bytes.
-func EnvelopeAround(gvk schema.GroupVersionKind, size int) (open, end []byte, err error) {
-	// An Unknown is its TypeMeta (field 1), Raw (2), contentEncoding (3) and
-	// contentType (4); the latter two are written even if empty.
-	u := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind}}
-	b, err := u.Marshal()
-	if err != nil {
-		return nil, nil, err
-	}
-	const tail = 4 // two empty strings: a tag and a length each
-	if len(b) < tail {
-		return nil, nil, fmt.Errorf("envelope of a %s: %d bytes", gvk, len(b))
-	}
-	open = append(slices.Clone(protoPrefix), b[:len(b)-tail]...)
-	open = append(open, 2<<3|2)
-	return binary.AppendUvarint(open, uint64(size)), b[len(b)-tail:], nil
 }
 
 // EncodeStored returns the bytes under which obj is stored: protobuf in the
 // envelope, or JSON for kinds without protobuf.
 func EncodeStored(k *kind.Kind, obj kind.Object) ([]byte, error) {
-	m, ok := obj.(message)
+	m, ok := obj.(Message)
 	if !ok {
 		var v any = obj
 		if u, ok := obj.(*unstructured.Unstructured); ok {
@@ -84,11 +52,11 @@ func EncodeStored(k *kind.Kind, obj kind.Object) ([]byte, error) {
 		}
 		return b, nil
 	}
-	raw, err := m.Marshal()
+	b, _, err := seal(k.GVK(), m)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s %s: %w", k.Kind, obj.GetName(), err)
 	}
-	return Envelope(k.GVK(), raw)
+	return b, nil
 }
 
 // DecodeStored reads what EncodeStored wrote, and fills defaults that newer
@@ -96,15 +64,19 @@ func EncodeStored(k *kind.Kind, obj kind.Object) ([]byte, error) {
 func DecodeStored(k *kind.Kind, value []byte) (kind.Object, error) {
 	obj := k.New()
 	if rest, ok := bytes.CutPrefix(value, protoPrefix); ok {
-		var u runtime.Unknown
-		if err := u.Unmarshal(rest); err != nil {
-			return nil, fmt.Errorf("decode the envelope of a %s: %w", k.Kind, err)
-		}
-		m, ok := obj.(message)
+		m, ok := obj.(Message)
 		if !ok {
 			return nil, fmt.Errorf("decode a %s: stored as protobuf, which the kind does not have", k.Kind)
 		}
-		if err := m.Unmarshal(u.Raw); err != nil {
+		raw, ok := bare(k.GVK(), value)
+		if !ok {
+			var u runtime.Unknown
+			if err := u.Unmarshal(rest); err != nil {
+				return nil, fmt.Errorf("decode the envelope of a %s: %w", k.Kind, err)
+			}
+			raw = u.Raw
+		}
+		if err := m.Unmarshal(raw); err != nil {
 			return nil, fmt.Errorf("decode a %s: %w", k.Kind, err)
 		}
 	} else if err := json.Unmarshal(value, obj); err != nil {
@@ -170,6 +142,14 @@ func Decode(body []byte, media string, gvk schema.GroupVersionKind, into runtime
 	var d runtime.Decoder
 	switch {
 	case media == Protobuf:
+		if m, ok := into.(Message); ok {
+			if raw, ok := bare(gvk, body); ok {
+				m.Reset()
+				err := m.Unmarshal(raw)
+				SetType(m, gvk)
+				return m, &gvk, err
+			}
+		}
 		d = proto
 	case media == CBOR && strict:
 		d = cborStrict

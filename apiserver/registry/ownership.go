@@ -64,6 +64,9 @@ func (c *ownerships) add(key [sha256.Size]byte, o ownership) {
 // shape tells.
 const maxKnownManagers = 10
 
+// shapes are those that nobody uses, for their room.
+var shapes sync.Pool
+
 // ownershipKey sums up all that decides which managed fields a write by
 // q.FieldManager leaves when obj, sent with some, replaces old, which has those
 // present. ok is false for writes whose
@@ -79,8 +82,12 @@ func ownershipKey(q *Request, old, obj kind.Object, present, sent []metav1.Manag
 	custom, _ := old.(*unstructured.Unstructured)
 	gvk := q.Resource.hub.GVK()
 	version := gvk.GroupVersion().String()
-	var s shape
-	s.bytes = make([]byte, 0, 2048)
+	s, _ := shapes.Get().(*shape)
+	if s == nil {
+		s = new(shape)
+	}
+	defer shapes.Put(s)
+	s.bytes, s.vague = s.bytes[:0], false
 	for _, t := range []string{version, gvk.Kind, q.Subresource, q.FieldManager} {
 		s.text(t)
 	}

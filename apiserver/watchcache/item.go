@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"knarr.dev/knarr/api/kind"
+	"knarr.dev/knarr/apiserver/codec"
 )
 
 // Item is one object in one revision, immutable, with its encodings.
@@ -29,7 +30,7 @@ type Item struct {
 	Revision int64
 
 	json  atomic.Pointer[[]byte]
-	proto atomic.Pointer[[]byte]
+	proto atomic.Pointer[sealed]
 	other atomic.Pointer[version]
 }
 
@@ -95,22 +96,35 @@ func EncodeJSON(v any) ([]byte, error) {
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
 }
 
-type protoMarshaler interface{ Marshal() ([]byte, error) }
+// sealed is a message in its envelope.
+type sealed struct{ whole, bare []byte }
 
 // Protobuf returns the object's bare protobuf message, or nil if the kind has
 // none. Shared: do not change.
 func (i *Item) Protobuf() ([]byte, error) {
-	if p := i.proto.Load(); p != nil {
-		return *p, nil
+	s, err := i.seal()
+	return s.bare, err
+}
+
+// Sealed returns the object's protobuf message in the envelope of its kind, or nil
+// if the kind has none. Shared: do not change.
+func (i *Item) Sealed() ([]byte, error) {
+	s, err := i.seal()
+	return s.whole, err
+}
+
+func (i *Item) seal() (sealed, error) {
+	if s := i.proto.Load(); s != nil {
+		return *s, nil
 	}
-	m, ok := i.Object.(protoMarshaler)
+	m, ok := i.Object.(codec.Message)
 	if !ok {
-		return nil, nil
+		return sealed{}, nil
 	}
-	b, err := m.Marshal()
+	whole, bare, err := codec.Seal(m)
 	if err != nil {
-		return nil, err
+		return sealed{}, err
 	}
-	i.proto.Store(&b)
-	return b, nil
+	i.proto.Store(&sealed{whole, bare})
+	return sealed{whole, bare}, nil
 }
