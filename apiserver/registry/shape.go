@@ -7,6 +7,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -26,6 +27,32 @@ var (
 	timeType          = reflect.TypeFor[metav1.Time]()
 	marshalerType     = reflect.TypeFor[json.Marshaler]()
 )
+
+// layout is what is asked of a type again and again.
+type layout struct {
+	marshals bool           // it writes its own JSON
+	hidden   bool           // a structure with fields that are not exported
+	fields   []reflect.Type // of a structure
+}
+
+// layouts are those of the types met so far.
+var layouts sync.Map // reflect.Type to *layout
+
+func layoutOf(t reflect.Type) *layout {
+	if l, ok := layouts.Load(t); ok {
+		return l.(*layout)
+	}
+	l := &layout{marshals: t.Implements(marshalerType) || reflect.PointerTo(t).Implements(marshalerType)}
+	if t.Kind() == reflect.Struct {
+		for i := range t.NumField() {
+			f := t.Field(i)
+			l.fields = append(l.fields, f.Type)
+			l.hidden = l.hidden || !f.IsExported()
+		}
+	}
+	layouts.Store(t, l)
+	return l
+}
 
 // presence of a value that may be absent (its parent is), nil, zero or set.
 const (
@@ -50,7 +77,9 @@ func (s *shape) change(t reflect.Type, a, b reflect.Value) {
 			return a.Interface().(metav1.Time).Unix() == b.Interface().(metav1.Time).Unix()
 		})
 		return
-	case t.Implements(marshalerType) || reflect.PointerTo(t).Implements(marshalerType):
+	}
+	known := layoutOf(t)
+	if known.marshals {
 		s.contents(a)
 		s.contents(b)
 		return
@@ -67,13 +96,12 @@ func (s *shape) change(t reflect.Type, a, b reflect.Value) {
 		if pa != isSet && pb != isSet {
 			return
 		}
-		for i := range t.NumField() {
-			f := t.Field(i)
-			if !f.IsExported() {
-				s.vague = true
-				return
-			}
-			s.change(f.Type, member(a, i), member(b, i))
+		if known.hidden {
+			s.vague = true
+			return
+		}
+		for i, f := range known.fields {
+			s.change(f, member(a, i), member(b, i))
 		}
 	case reflect.Map:
 		s.maps(t, a, b)
@@ -133,7 +161,8 @@ func (s *shape) contents(v reflect.Value) {
 		return
 	}
 	t := v.Type()
-	if reflect.PointerTo(t).Implements(marshalerType) && t.Kind() != reflect.Pointer {
+	known := layoutOf(t)
+	if known.marshals && t.Kind() != reflect.Pointer {
 		m, ok := v.Interface().(json.Marshaler)
 		if !ok {
 			s.vague = true
@@ -152,11 +181,11 @@ func (s *shape) contents(v reflect.Value) {
 		if p == isZero {
 			return
 		}
-		for i := range t.NumField() {
-			if !t.Field(i).IsExported() {
-				s.vague = true
-				return
-			}
+		if known.hidden {
+			s.vague = true
+			return
+		}
+		for i := range known.fields {
 			s.contents(v.Field(i))
 		}
 	case reflect.Slice:

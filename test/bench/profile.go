@@ -7,22 +7,23 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"k8s.io/client-go/rest"
 )
 
-// profileCPU takes a CPU profile of the next moments; stop waits for it.
+// profileCPU takes profiles of the CPU and of what is allocated in the next moments;
+// stop waits for them.
 func (c *cluster) profileCPU(ctx context.Context, name string, window time.Duration) (stop func()) {
 	if c.profiles == "" {
 		return func() {}
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		c.fetch(ctx, fmt.Sprintf("profile?seconds=%.0f", window.Seconds()), name+".cpu")
-	}()
-	return func() { <-done }
+	var both sync.WaitGroup
+	for kind, file := range map[string]string{"profile": "cpu", "allocs": "allocated"} {
+		both.Go(func() { c.fetch(ctx, fmt.Sprintf("%s?seconds=%.0f", kind, window.Seconds()), name+"."+file) })
+	}
+	return both.Wait
 }
 
 // profile takes a CPU profile (of the group api its rows take theirs) and, when stop
