@@ -24,6 +24,7 @@ import (
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/client/remote"
+	"knarr.dev/knarr/kit/lean"
 )
 
 func agentCommand() *cobra.Command {
@@ -132,7 +133,7 @@ func runAgent(ctx context.Context, cfg *Config, p *parent) error {
 	if err := n.run(ctx, g, acc); err != nil {
 		g.Go(func() error { return err })
 	}
-	g.Go(func() error { restLater(ctx, log); return nil })
+	g.Go(func() error { lean.Keep(ctx, log); return nil })
 	return g.Wait()
 }
 

@@ -30,6 +30,7 @@ import (
 	"knarr.dev/knarr/container/image"
 	"knarr.dev/knarr/datapath"
 	"knarr.dev/knarr/dns"
+	"knarr.dev/knarr/kit/lean"
 	"knarr.dev/knarr/store"
 )
 
@@ -276,7 +277,7 @@ func (c *cluster) whenReady(ctx context.Context, ready func()) error {
 		}
 	}
 	ready()
-	restLater(ctx, c.log)
+	lean.Keep(ctx, c.log)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"knarr.dev/knarr/container"
 	"knarr.dev/knarr/datapath"
+	"knarr.dev/knarr/kit/lean"
 )
 
 func runtimeCommand() *cobra.Command {
@@ -60,7 +61,7 @@ API server and agent. Containers go on when it ends.`, Args: cobra.NoArgs,
 		}
 		defer os.Remove(cfg.pidFile())
 		fmt.Fprintf(c.OutOrStdout(), "CRI is served at unix://%s\n", cfg.criSocket())
-		go restLater(ctx, log)
+		go lean.Keep(ctx, log)
 		return s.Serve(ctx, l)
 	}
 	return c
