@@ -68,12 +68,21 @@ func (g Group) v2() string {
 // Create makes the group and its missing parents; [Group.Prune] removes them
 // again when they are empty.
 func (g Group) Create() error {
-	for _, d := range g.dirs() {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return fmt.Errorf("making control group %s: %w", g.path, err)
-		}
+	if err := g.makeDirs(); err != nil {
+		return fmt.Errorf("making control group %s: %w", g.path, err)
 	}
 	return g.delegate()
+}
+
+func (g Group) makeDirs() error {
+	g.layout.parents.RLock()
+	defer g.layout.parents.RUnlock()
+	for _, d := range g.dirs() {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // delegate turns the v2 controllers on in all parents, top down.
@@ -274,17 +283,25 @@ func (g Group) Remove(ctx context.Context) error {
 // Prune removes the group and its parents up to, not including, stop, as far
 // as they are empty.
 func (g Group) Prune(stop string) {
-	for p := g; p.path != "/" && p.path != clean(stop); p = p.Parent() {
-		left := false
-		for _, d := range p.everywhere() {
-			if err := unix.Rmdir(d); err != nil && !errors.Is(err, unix.ENOENT) {
-				left = true
-			}
-		}
-		if left {
-			return
+	if g.path == "/" || g.path == clean(stop) || !g.removeEmpty() {
+		return
+	}
+	g.layout.parents.Lock()
+	defer g.layout.parents.Unlock()
+	for p := g.Parent(); p.path != "/" && p.path != clean(stop) && p.removeEmpty(); p = p.Parent() {
+	}
+}
+
+// removeEmpty removes the group unless something is in it. Whoever creates a group has
+// it in the hierarchies of dirs at once, in others when a program makes one there: a
+// parent that is in use in the former is left alone in the latter, too.
+func (g Group) removeEmpty() bool {
+	for _, d := range append(g.dirs(), g.everywhere()...) {
+		if err := unix.Rmdir(d); err != nil && !errors.Is(err, unix.ENOENT) {
+			return false
 		}
 	}
+	return true
 }
 
 // removeDir removes one folder and those that the container made below it. The

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // Layout says where the hierarchies are mounted.
@@ -20,6 +21,9 @@ type Layout struct {
 	// points are all mount points: other programs make groups of the same path in
 	// hierarchies that are not used here.
 	points []string
+	// parents is locked while parents are removed, which another group may be about
+	// to be made in.
+	parents *sync.RWMutex
 }
 
 // used are the v1 controllers that every container joins; each costs a
@@ -42,7 +46,7 @@ func Detect() (Layout, error) {
 // parseMounts understands lines of the form
 // "ID PARENT MAJ:MIN ROOT POINT OPTIONS [TAGS] - TYPE SOURCE SUPEROPTIONS".
 func parseMounts(text string) Layout {
-	l := Layout{V1: map[string]string{}}
+	l := Layout{V1: map[string]string{}, parents: new(sync.RWMutex)}
 	for line := range strings.Lines(text) {
 		left, right, ok := strings.Cut(strings.TrimSpace(line), " - ")
 		f, g := strings.Fields(left), strings.Fields(right)
