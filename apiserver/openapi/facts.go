@@ -27,13 +27,16 @@ type FieldFacts struct {
 //go:embed facts.json
 var factsJSON []byte
 
-var facts = sync.OnceValue(func() map[string]*Facts {
-	var all map[string]*Facts
-	if err := json.Unmarshal(factsJSON, &all); err != nil {
-		panic(fmt.Sprintf("facts.json, which is part of this program: %v", err))
+var facts = sync.OnceValue(func() map[string]*Facts { return embedded[*Facts]("facts.json", factsJSON) })
+
+// embedded reads a file that is part of this program.
+func embedded[T any](name string, content []byte) map[string]T {
+	var all map[string]T
+	if err := json.Unmarshal(content, &all); err != nil {
+		panic(fmt.Sprintf("%s, which is part of this program: %v", name, err))
 	}
 	return all
-})
+}
 
 // factsOf returns the facts of a model; nil if none are known.
 func factsOf(model string) *Facts { return facts()[model] }

@@ -305,10 +305,7 @@ func (b *builder) connections(options reflect.Type) (out []operation) {
 		methods = []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodOptions, http.MethodHead, http.MethodPatch}
 		paths["/{path}"] = "WithPath"
 	}
-	var docs map[string]string
-	if d, ok := reflect.New(options).Interface().(described); ok {
-		docs = d.SwaggerDoc()
-	}
+	docs := descriptionsOf(options)
 	for rest, suffix := range paths {
 		for _, m := range methods {
 			verb := m[:1] + strings.ToLower(m[1:])

@@ -2,7 +2,7 @@
 //
 // Schemas are read off the Go types of k8s.io/api when somebody first asks:
 // names, types and merge keys by reflection, descriptions from the types' own
-// SwaggerDoc methods. What only comments in the types' sources tell (which fields are
+// SwaggerDoc methods, or for those that have none from descriptions.json. What only comments in the types' sources tell (which fields are
 // required, which values an enumeration has, how lists merge) is in facts.json, as
 // upstream's API server publishes it; make record writes it.
 package openapi
@@ -26,7 +26,6 @@ type schemas struct {
 
 type (
 	named     interface{ OpenAPIModelName() string }
-	described interface{ SwaggerDoc() map[string]string }
 	primitive interface {
 		OpenAPISchemaType() []string
 		OpenAPISchemaFormat() string
@@ -90,12 +89,8 @@ func (s *schemas) schemaOf(t reflect.Type) spec.Schema {
 
 // structSchema describes a struct type itself.
 func (s *schemas) structSchema(t reflect.Type) spec.Schema {
-	zero := reflect.New(t).Interface()
-	var docs map[string]string
-	if d, ok := zero.(described); ok {
-		docs = d.SwaggerDoc()
-	}
-	if p, ok := zero.(primitive); ok {
+	docs := descriptionsOf(t)
+	if p, ok := reflect.New(t).Interface().(primitive); ok {
 		typ := p.OpenAPISchemaType() // none: any value
 		return spec.Schema{SchemaProps: spec.SchemaProps{Type: typ[:min(1, len(typ))], Format: p.OpenAPISchemaFormat(), Description: docs[""]}}
 	}
@@ -125,7 +120,9 @@ func (s *schemas) fields(t reflect.Type, docs map[string]string, out *spec.Schem
 			name = f.Name
 		}
 		p := s.schemaOf(f.Type)
-		p.Description = docs[name]
+		if p.Description = docs[name]; p.Description == "" {
+			p.Description = described()["*"][name]
+		}
 		s.merging(f, &p)
 		out.Properties[name] = p
 		optional := strings.Contains(opts, "omitempty") || strings.Contains(opts, "omitzero") || f.Type.Kind() == reflect.Pointer
@@ -139,11 +136,7 @@ func (s *schemas) inline(t reflect.Type, out *spec.Schema) {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	var docs map[string]string
-	if d, ok := reflect.New(t).Interface().(described); ok {
-		docs = d.SwaggerDoc()
-	}
-	s.fields(t, docs, out)
+	s.fields(t, descriptionsOf(t), out)
 }
 
 // merging adds how strategic merge patch treats a list, and what refers to
