@@ -190,24 +190,40 @@ func TestStormOfOOM(t *testing.T) {
 	}
 }
 
-// never reads: its writes wait until it is let go.
-type never struct{ left <-chan struct{} }
+// never reads: its writes wait until it is let go. The first tells that it waits.
+type never struct {
+	waits chan<- struct{}
+	left  <-chan struct{}
+}
 
-func (n never) Write([]byte) (int, error) { <-n.left; return 0, io.ErrClosedPipe }
+func (n never) Write([]byte) (int, error) {
+	select {
+	case n.waits <- struct{}{}:
+	default:
+	}
+	<-n.left
+	return 0, io.ErrClosedPipe
+}
 
 // A client that does not read cannot keep a container from ending.
 func TestClientThatDoesNotRead(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id := f.run(f.sandbox(nil), "yes", nil)
 	c, err := f.container(id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := make(chan struct{})
-	a := c.output.attach(never{left}, nil)
+	waits, left := make(chan struct{}, 1), make(chan struct{})
+	a := c.output.attach(never{waits, left}, nil)
 	go func() { <-a.failed; close(left) }() // as the streaming server closes the client's stream
 	ctx, cancel := context.WithTimeout(context.Background(), attachGrace+10*time.Second)
 	defer cancel()
+	select {
+	case <-waits:
+	case <-ctx.Done():
+		t.Fatal("nothing is written to the client")
+	}
 	if _, err := f.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id}); err != nil {
 		t.Fatal(err)
 	}
@@ -232,6 +248,7 @@ func TestLogFlood(t *testing.T) {
 
 // A layer of a few kilobytes that would fill the disk is refused before it does.
 func TestBombOfNothing(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	small := t.TempDir()
 	if err := unix.Mount("none", small, "tmpfs", 0, "size=96m"); err != nil {

@@ -53,6 +53,7 @@ func TestInside(t *testing.T) {
 }
 
 func TestExecSync(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	pod := f.sandbox(nil)
 	id := f.run(pod, "sleep 1000", nil)

@@ -126,6 +126,7 @@ func TestOOM(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	pod := f.sandbox(nil)
 	polite := f.run(pod, "trap 'exit 5' TERM; sleep 1000 & wait", nil)

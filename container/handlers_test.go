@@ -21,6 +21,7 @@ func eachHandler(t *testing.T, test func(t *testing.T, f *fixture, handler strin
 			if _, err := exec.LookPath(name); err != nil {
 				t.Skipf("%s is not installed", name)
 			}
+			t.Parallel()
 			f := newFixture(t)
 			f.handler = name
 			test(t, f, name)
@@ -229,6 +230,7 @@ func TestUnknownHandler(t *testing.T) {
 
 // What is installed is listed at once; what it can do is known a little later.
 func TestHandlersInStatus(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	find := func(name string) *runtimeapi.RuntimeHandler {
 		st, err := f.Status(f.ctx(), &runtimeapi.StatusRequest{})
