@@ -65,7 +65,7 @@ func (t *table) print(runtimes []string) {
 func main() {
 	var o options
 	pods := flag.String("pods", "110,300", "numbers of pods at which memory is measured")
-	flag.StringVar(&o.only, "only", "start,exec,stop,pull,memory,churn", "what to measure")
+	flag.StringVar(&o.only, "only", "idle,start,exec,stop,pull,memory,churn", "what to measure")
 	flag.StringVar(&o.runtimes, "runtimes", "knarr,knarr:runc,knarr:crun,containerd+runc", "whom to measure: knarr, knarr:HANDLER, containerd+PROGRAM")
 	flag.StringVar(&o.knarr, "knarr", "bin/knarr", "the binary to measure")
 	flag.IntVar(&o.runs, "runs", 100, "repetitions of short measurements")
@@ -134,7 +134,7 @@ func measure(ctx context.Context, c *contender, o options, t *table) (err error)
 	for _, m := range []struct {
 		name string
 		run  func(context.Context, options, *driver, func(what, figure string)) error
-	}{{"start", starts}, {"exec", execs}, {"stop", stops}, {"pull", pulls}, {"memory", memory}, {"churn", churn}} {
+	}{{"idle", idle}, {"start", starts}, {"exec", execs}, {"stop", stops}, {"pull", pulls}, {"memory", memory}, {"churn", churn}} {
 		if !strings.Contains(","+o.only+",", ","+m.name+",") {
 			continue
 		}

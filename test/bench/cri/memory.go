@@ -110,6 +110,24 @@ func rollup(proc, what string) int {
 	return n
 }
 
+// restTime is how long a runtime is left alone before its idle memory is looked at.
+const restTime = time.Minute
+
+// idle: what a runtime takes that has done nothing since its start but fetch an image.
+func idle(ctx context.Context, _ options, d *driver, note func(what, figure string)) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(restTime):
+	}
+	c, err := d.look()
+	if err != nil {
+		return err
+	}
+	note("memory of the runtime a minute after its start, MiB (PSS; less the pages of its file)", fmt.Sprintf("%.1f (%.1f)", float64(c.pss)/1024, float64(c.anon)/1024))
+	return nil
+}
+
 // memory: what the runtime takes for each pod, its containers' own memory aside.
 func memory(ctx context.Context, o options, d *driver, note func(what, figure string)) error {
 	var pods []pod
@@ -117,7 +135,7 @@ func memory(ctx context.Context, o options, d *driver, note func(what, figure st
 	if err != nil {
 		return err
 	}
-	note("memory of the runtime without pods, MiB (PSS; less the pages of its file, which the kernel can drop)", fmt.Sprintf("%.1f (%.1f)", float64(base.pss)/1024, float64(base.anon)/1024))
+	note("memory of the runtime without pods after these, MiB (PSS; less the pages of its file, which the kernel can drop)", fmt.Sprintf("%.1f (%.1f)", float64(base.pss)/1024, float64(base.anon)/1024))
 	for _, n := range o.pods {
 		for len(pods) < n {
 			p, err := d.run(ctx)
