@@ -197,8 +197,15 @@ func reap(pidfd int) (int, error) {
 		}
 		break
 	}
-	pi := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-	if err := unix.IoctlPidfdInfo(pidfd, &pi); err != nil {
+	var pi unix.PidfdInfo
+	err := error(unix.ESRCH)
+	// One that is just being collected is said not to exist: its status was there a
+	// moment before, but after it was looked for.
+	for try := 0; errors.Is(err, unix.ESRCH) && try < 3; try++ {
+		pi = unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		err = unix.IoctlPidfdInfo(pidfd, &pi)
+	}
+	if err != nil {
 		return UnknownExit, nil // older kernel, or gone for good
 	}
 	if pi.Mask&unix.PIDFD_INFO_EXIT == 0 {
