@@ -71,6 +71,8 @@ func TestDiskFull(t *testing.T) {
 		"until test -e /vol/on; do sleep 0.01; done; echo; echo last; until test -e /vol/end; do sleep 0.01; done; exit 7", mount)
 	dies := f.run(pod, "until test -e /vol/die; do sleep 0.01; done; exit 8", mount)
 	waiting := f.create(pod, "true", nil)
+	stops, goes := f.sandbox(nil), f.sandbox(nil)
+	f.run(goes, "sleep 1000", nil)
 	other := push(t, "test/other:1", v1.Config{}, busyboxLayer(t), layerOf(t, entry{Header: tar.Header{Name: "big", Typeflag: tar.TypeReg}, body: strings.Repeat("x", 3<<20)}))
 	say := func(name string) {
 		t.Helper()
@@ -104,10 +106,10 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if n := len(f.podItems(nil)); n != 1 {
+	if n := len(f.podItems(nil)); n != 3 {
 		t.Errorf("there are %d pods", n)
 	}
-	if n := len(f.containerItems(nil)); n != 3 {
+	if n := len(f.containerItems(nil)); n != 4 {
 		t.Errorf("there are %d containers", n)
 	}
 	say("go")
@@ -120,6 +122,15 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("the end of a container: %v", st)
 	}
 
+	// Who wants room again removes pods.
+	for _, id := range []string{stops, goes} {
+		if _, err := f.StopPodSandbox(f.ctx(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := f.RemovePodSandbox(f.ctx(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: goes}); err != nil {
+		t.Error(err)
+	}
 	full.empty(t)
 	say("on")
 	// The next runtime knows of the end that could not be written down.
@@ -131,6 +142,11 @@ func TestDiskFull(t *testing.T) {
 	}
 	if st := f.wait(dies); st.ExitCode != 8 {
 		t.Errorf("the end of a container, after a restart: %v", st)
+	}
+	for _, p := range f.podItems(nil) {
+		if ready := p.State == runtimeapi.PodSandboxState_SANDBOX_READY; ready != (p.Id == pod) {
+			t.Errorf("after a restart, pod %s of %s (there), %s (stopped) and %s (removed) is %s", p.Id, pod, stops, goes, p.State)
+		}
 	}
 	say("end")
 	if st := f.wait(talks); st.ExitCode != 7 {

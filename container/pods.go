@@ -282,10 +282,13 @@ func (s *Server) stopPod(ctx context.Context, p *pod) error {
 	if !was {
 		return nil
 	}
-	err := save(s.podRecord(p.ID), &p.podRecord)
+	// On a full disk pods must be stopped to make room; see recoverPods.
+	if err := save(s.podRecord(p.ID), &p.podRecord); err != nil {
+		s.cfg.Log.Error("recording a pod's end", "pod", p.ID, "error", err)
+	}
 	s.at("pod: stopped")
 	s.emit(runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, p.ID, p)
-	return err
+	return nil
 }
 
 // RemovePodSandbox removes the pod with its containers, running or not.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"knarr.dev/knarr/container/image"
 	"knarr.dev/knarr/container/log"
 	"knarr.dev/knarr/container/oci"
@@ -119,8 +121,9 @@ func (s *Server) recoverPods() error {
 				p.pause = child
 			}
 		}
-		if !alive {
-			p.Ready = false
+		released := p.spaces.Network == "" && p.options().GetNetwork() != runtimeapi.NamespaceMode_NODE
+		if !alive || released {
+			p.Ready = false // though the record may not have been written
 		}
 		s.pods[p.ID] = p
 		s.names[podName(p.config().GetMetadata())] = p.ID
