@@ -16,7 +16,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 )
 
 // layout names the pinned maps' format. Another format gets another name and starts empty beside the old one.
@@ -59,10 +59,25 @@ type Kernel struct {
 	links []link.Link
 }
 
+// permitMemory lifts the limit of locked memory, as which kernels before 5.11 count
+// programs and maps. The library's own package for that finds out what the kernel
+// does at the start of every process, from a list of mounts that grows with the pods.
+func permitMemory() error {
+	const since = 5<<16 | 11<<8
+	if v, err := features.LinuxVersionCode(); err != nil || v >= since {
+		return err
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}); err != nil {
+		return fmt.Errorf("lifting the limit of locked memory, which eBPF needs before Linux 5.11: %w", err)
+	}
+	return nil
+}
+
 // Open loads the programs, or takes over those that an earlier process pinned.
 func Open(cfg Config) (*Kernel, error) {
-	// Kernels from 5.11 on need no limit; older ones say themselves what they lack.
-	_ = rlimit.RemoveMemlock()
+	if err := permitMemory(); err != nil {
+		return nil, err
+	}
 	k := &Kernel{cfg: cfg, dir: filepath.Join(cfg.PinDir, layout)}
 	if err := os.MkdirAll(k.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("creating the BPF pin directory: %w; is %s on a bpffs?", err, cfg.PinDir)
