@@ -5,7 +5,6 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -38,18 +37,36 @@ const (
 	groupBootstrap                    = "system:bootstrappers"
 )
 
-var (
-	bootstrapToken  = regexp.MustCompile(`^([a-z0-9]{6})\.([a-z0-9]{16})$`)
-	bootstrapGroups = regexp.MustCompile(`^system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]$`)
+// Lengths of a bootstrap token's parts and of what follows its groups' prefix.
+const (
+	tokenID, tokenSecret = 6, 16
+	longestGroup         = 256
 )
+
+const lettersAndDigits = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+func consistsOf(s, characters string) bool { return strings.Trim(s, characters) == "" }
+
+// splitBootstrapToken splits ID.SECRET; ok is false for other tokens.
+func splitBootstrapToken(token string) (id, secret string, ok bool) {
+	id, secret, _ = strings.Cut(token, ".")
+	ok = len(id) == tokenID && len(secret) == tokenSecret && consistsOf(id+secret, lettersAndDigits)
+	return id, secret, ok
+}
+
+// isBootstrapGroup tells the groups that such tokens may give their users.
+func isBootstrapGroup(g string) bool {
+	name, ok := strings.CutPrefix(g, "system:bootstrappers:")
+	return ok && name != "" && len(name) <= longestGroup && consistsOf(name, lettersAndDigits+":-") &&
+		consistsOf(name[len(name)-1:], lettersAndDigits)
+}
 
 // Check implements Bearer.
 func (b *BootstrapTokens) Check(_ context.Context, token string) (*authenticationv1.UserInfo, error) {
-	parts := bootstrapToken.FindStringSubmatch(token)
-	if parts == nil {
+	id, secret, ok := splitBootstrapToken(token)
+	if !ok {
 		return nil, ErrOtherToken
 	}
-	id, secret := parts[1], parts[2]
 	s := b.Secret(bootstrapPrefix + id)
 	if s == nil || s.DeletionTimestamp != nil || s.Type != bootstrapType || string(s.Data["token-id"]) != id ||
 		subtle.ConstantTimeCompare(s.Data["token-secret"], []byte(secret)) != 1 {
@@ -69,7 +86,7 @@ func (b *BootstrapTokens) Check(_ context.Context, token string) (*authenticatio
 		if g = strings.TrimSpace(g); g == "" {
 			continue
 		}
-		if !bootstrapGroups.MatchString(g) {
+		if !isBootstrapGroup(g) {
 			return nil, fmt.Errorf("bootstrap token %s: its group %q does not begin with system:bootstrappers:", id, g)
 		}
 		u.Groups = append(u.Groups, g)
