@@ -113,29 +113,33 @@ func rollup(proc, what string) int {
 // restTime is how long a runtime is left alone before its idle memory is looked at.
 const restTime = time.Minute
 
-// idle: what a runtime takes that has done nothing since its start but fetch an image.
-func idle(ctx context.Context, _ options, d *driver, note func(what, figure string)) error {
+// rested counts after a time of rest, and notes the memory.
+func (d *driver) rested(ctx context.Context, note func(what, figure string), what string) (counts, error) {
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return counts{}, ctx.Err()
 	case <-time.After(restTime):
 	}
 	c, err := d.look()
-	if err != nil {
-		return err
+	if err == nil {
+		note("memory of the runtime without pods, a minute after "+what+", MiB (PSS; less the pages of its file, which the kernel can drop)", fmt.Sprintf("%.1f (%.1f)", float64(c.pss)/1024, float64(c.anon)/1024))
 	}
-	note("memory of the runtime a minute after its start, MiB (PSS; less the pages of its file)", fmt.Sprintf("%.1f (%.1f)", float64(c.pss)/1024, float64(c.anon)/1024))
-	return nil
+	return c, err
+}
+
+// idle: what a runtime takes that has done nothing since its start but fetch an image.
+func idle(ctx context.Context, _ options, d *driver, note func(what, figure string)) error {
+	_, err := d.rested(ctx, note, "its start")
+	return err
 }
 
 // memory: what the runtime takes for each pod, its containers' own memory aside.
 func memory(ctx context.Context, o options, d *driver, note func(what, figure string)) error {
 	var pods []pod
-	base, err := d.look()
+	base, err := d.rested(ctx, note, "the figures above")
 	if err != nil {
 		return err
 	}
-	note("memory of the runtime without pods after these, MiB (PSS; less the pages of its file, which the kernel can drop)", fmt.Sprintf("%.1f (%.1f)", float64(base.pss)/1024, float64(base.anon)/1024))
 	for _, n := range o.pods {
 		for len(pods) < n {
 			p, err := d.run(ctx)
