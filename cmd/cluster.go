@@ -277,6 +277,7 @@ func (c *cluster) whenReady(ctx context.Context, ready func()) error {
 		}
 	}
 	ready()
+	c.control.registry.Prepare()
 	lean.Keep(ctx, c.log)
 	return nil
 }

@@ -178,12 +178,19 @@ func (d *Datapath) setNodes() error {
 	}
 	var addrs []netip.Addr
 	for _, a := range list {
-		// Loopback is known to the programs, and means the node to its own processes alone.
-		if ip, ok := netip.AddrFromSlice(a.IP); ok && !ip.IsLoopback() && !ip.Unmap().IsLinkLocalUnicast() {
-			addrs = append(addrs, ip.Unmap())
+		if ip, ok := ofNode(a.IP); ok {
+			addrs = append(addrs, ip)
 		}
 	}
 	return d.kernel.SetNodes(addrs)
+}
+
+// ofNode tells whether node ports may answer at an address. Loopback is known to
+// the programs, and means the node to its own processes alone.
+func ofNode(a net.IP) (netip.Addr, bool) {
+	ip, ok := netip.AddrFromSlice(a)
+	ip = ip.Unmap()
+	return ip, ok && !ip.IsLoopback() && !ip.IsLinkLocalUnicast()
 }
 
 // watch follows the node's addresses and the end of pod links.
@@ -216,9 +223,12 @@ func (d *Datapath) watch(ctx context.Context) error {
 		return fmt.Errorf("subscribing to addresses: %w", err)
 	}
 	d.watches.Go(func() {
-		for range addrs {
+		for u := range addrs {
 			if ctx.Err() != nil {
 				continue // the channel is closed in a moment
+			}
+			if _, ok := ofNode(u.LinkAddress.IP); !ok {
+				continue // every pod's link gets one of its own
 			}
 			if err := d.setNodes(); err != nil {
 				d.log.Error("updating node addresses for node ports", "err", err)

@@ -274,7 +274,7 @@ func (s *Etcd) Compact(ctx context.Context, revision int64) error {
 func (s *Etcd) Watch(ctx context.Context, prefix string, revision int64) Watcher {
 	w := &etcdWatcher{ch: make(chan []Event, 16)}
 	if s.near != nil {
-		go s.near.run(ctx, w, prefix, revision)
+		s.near.watch(ctx, w, prefix, revision)
 		return w
 	}
 	in := s.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(revision))

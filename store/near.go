@@ -21,15 +21,23 @@ type near struct {
 
 func (n *near) close() { n.once.Do(func() { close(n.closing) }) }
 
-// run feeds w until ctx ends or the store is closed.
-func (n *near) run(ctx context.Context, w *etcdWatcher, prefix string, revision int64) {
-	defer close(w.ch)
+// watch feeds w until ctx ends or the store is closed. It returns when etcd knows of
+// the watch: one that begins in the past waits for a clock of 100 ms, and every write
+// in between makes the present the past.
+func (n *near) watch(ctx context.Context, w *etcdWatcher, prefix string, revision int64) {
 	stream := n.kv.NewWatchStream()
-	defer stream.Close()
 	if _, err := stream.Watch(clientv3.AutoWatchID, []byte(prefix), []byte(clientv3.GetPrefixRangeEnd(prefix)), revision); err != nil {
 		w.err.Store(fmt.Errorf("store: watch %s: %w", prefix, err))
+		stream.Close()
+		close(w.ch)
 		return
 	}
+	go n.feed(ctx, w, stream)
+}
+
+func (n *near) feed(ctx context.Context, w *etcdWatcher, stream mvcc.WatchStream) {
+	defer close(w.ch)
+	defer stream.Close()
 	for {
 		select {
 		case <-ctx.Done():

@@ -86,7 +86,7 @@ func (c *Controller) keep(ctx context.Context) error {
 }
 
 func (c *Controller) request(res *registry.Resource, name, sub string) registry.Request {
-	return registry.Request{User: auth.Component("system:apiserver", auth.GroupMasters), Resource: res, Name: name, Subresource: sub, FieldManager: "api-priority-and-fairness-config-producer-v1"}
+	return registry.Request{User: auth.Component("system:apiserver", auth.GroupMasters), Resource: res, Name: name, Subresource: sub}
 }
 
 // ensure makes an object, or gives it its spec again.

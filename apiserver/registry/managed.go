@@ -45,10 +45,15 @@ func (r *Registry) managed(res *Resource) (kind.Managed, error) {
 		types, err := managedfields.NewTypeConverter(openapi.Models(res.Kind), false)
 		return kind.Managed{Types: types, Convertor: single{res.New}, Creater: single{res.New}}, err
 	}
-	// The type converter parses the schema of every built-in type: a cost that is
-	// paid by the first write that names a manager, not by the start.
-	r.converterOnce.Do(func() { r.converter = applyconfigurations.NewTypeConverter(scheme.Scheme) })
+	r.Prepare()
 	return kind.Managed{Types: r.converter, Convertor: scheme.Scheme, Creater: scheme.Scheme}, nil
+}
+
+// Prepare does in advance what the first write that names a manager would wait for,
+// a tenth of a second: the schema of every built-in type is parsed. No start should
+// wait for it either.
+func (r *Registry) Prepare() {
+	r.converterOnce.Do(func() { r.converter = applyconfigurations.NewTypeConverter(scheme.Scheme) })
 }
 
 // single knows one kind in one version.

@@ -125,11 +125,15 @@ func (h *Hub) oldest(ctx context.Context, end int64) (int64, error) {
 	return from + int64(n), failed
 }
 
-// replay applies the events up to revision.
+// replay applies the events up to revision, that of the mark.
 func (h *Hub) replay(ctx context.Context, revision int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if h.Revision() >= revision {
+		return nil
+	}
+	if h.Revision()+1 == revision { // a new store; events of the past come up to 100 ms later
+		h.advance(revision)
 		return nil
 	}
 	w := h.store.Watch(ctx, Prefix, h.Revision()+1)
