@@ -18,7 +18,8 @@ SMALL   := k8s.io/kubectl k8s.io/cli-runtime sigs.k8s.io/kustomize k8s.io/client
 	golang.org/x/text golang.org/x/crypto k8s.io/metrics k8s.io/klog k8s.io/cri-streaming k8s.io/streaming k8s.io/component-helpers k8s.io/pod-security-admission github.com/cyphar github.com/docker github.com/go-jose github.com/moby \
 	sigs.k8s.io/apiserver-network-proxy github.com/opencontainers google.golang.org/genproto github.com/chai2010 go.etcd.io/etcd/client knarr.dev/knarr/agent knarr.dev/knarr/cmd knarr.dev/knarr/container knarr.dev/knarr/api \
 	k8s.io/kube-openapi k8s.io/dynamic-resource-allocation k8s.io/kube-aggregator github.com/fsnotify github.com/russross github.com/liggitt github.com/google/uuid github.com/go-openapi github.com/peterbourgon github.com/monochromegane sigs.k8s.io/yaml \
-	go.etcd.io/etcd/server/v3/embed go.etcd.io/etcd/server/v3/etcdserver/api knarr.dev/knarr/controller knarr.dev/knarr/dns knarr.dev/knarr/client knarr.dev/knarr/kit
+	go.etcd.io/etcd/server/v3/embed go.etcd.io/etcd/server/v3/etcdserver/api knarr.dev/knarr/controller knarr.dev/knarr/dns knarr.dev/knarr/client knarr.dev/knarr/kit \
+	github.com/sirupsen github.com/gorilla github.com/golang-jwt github.com/distribution github.com/josharian github.com/mailru github.com/mdlayher github.com/beorn7 github.com/blang github.com/golang/protobuf github.com/xiang90 github.com/soheilhy github.com/grpc-ecosystem/go-grpc-middleware github.com/coreos gopkg.in/evanphx gopkg.in/inf.v0 gopkg.in/natefinch golang.org/x/oauth2 golang.org/x/term github.com/stoewer github.com/dustin github.com/cenkalti
 
 .PHONY: build tools test bench bench-api bench-cri linear clients upstream conformance record demo demo-clean generate lint setup clean
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 	_ "init.knarr.dev/translate" // no translation into English
+	"k8s.io/component-base/cli"
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/util"
 )
@@ -30,8 +31,7 @@ func runKubectl(args []string) int {
 	os.Args = args
 	c := kubectl.NewDefaultKubectlCommand()
 	c.SetArgs(args[1:])
-	c.SilenceErrors = true
-	if err := c.Execute(); err != nil {
+	if err := cli.RunNoErrOutput(c); err != nil {
 		util.CheckErr(err)
 		fmt.Fprintln(os.Stderr, "error:", err)
 		return 1

@@ -32,6 +32,24 @@ func TestKubectlHelp(t *testing.T) {
 	}
 }
 
+// TestKubectlOptions is what TestKubectlFlags runs.
+func TestKubectlOptions(t *testing.T) {
+	if code := runKubectl([]string{"kubectl", "options"}); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestKubectlFlags: kubectl's program adds flags to its commands, which the library
+// does not have.
+func TestKubectlFlags(t *testing.T) {
+	out, _ := self(t, "TestKubectlOptions")
+	for _, flag := range []string{"-v, --v=0", "--vmodule=", "--kubeconfig=", "--as="} {
+		if !strings.Contains(out, flag) {
+			t.Errorf("no %s in:\n%s", flag, out)
+		}
+	}
+}
+
 func TestKubectlLanguage(t *testing.T) {
 	for _, c := range []struct{ env, want string }{
 		{"LANG=de_DE.UTF-8", "Zeige Cluster"},
