@@ -52,12 +52,12 @@ func (s *Server) beginAudit(w *recorder, r *http.Request, user *authenticationv1
 }
 
 // endAudit reports how a request ended.
-func (w *recorder) endAudit(panicked bool) {
-	a := w.audited
+func (r *recorder) endAudit(panicked bool) {
+	a := r.audited
 	if a == nil {
 		return
 	}
-	e := audit.End{Code: w.code, Status: a.status, Panicked: panicked}
+	e := audit.End{Code: r.code, Status: a.status, Panicked: panicked}
 	if e.Code == 0 {
 		e.Code = http.StatusOK
 	}
@@ -65,7 +65,7 @@ func (w *recorder) endAudit(panicked bool) {
 		e.Request = asJSON(a.request.Bytes(), a.media)
 	}
 	if a.response != nil {
-		e.Response = asJSON(a.response.Bytes(), w.Header().Get("Content-Type"))
+		e.Response = asJSON(a.response.Bytes(), r.Header().Get("Content-Type"))
 	}
 	a.trail.Complete(e)
 }

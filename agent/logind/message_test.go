@@ -125,14 +125,6 @@ func (r *reader) u32() uint32 {
 	return 0
 }
 
-func (r *reader) u64() uint64 {
-	r.align(8)
-	if b := r.take(8); b != nil {
-		return r.order.Uint64(b)
-	}
-	return 0
-}
-
 func (r *reader) str() string {
 	s := string(r.take(int(r.u32())))
 	r.take(1)

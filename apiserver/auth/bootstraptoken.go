@@ -30,11 +30,12 @@ type BootstrapTokens struct {
 	Now    func() time.Time
 }
 
+const bootstrapType corev1.SecretType = "bootstrap.kubernetes.io/token"
+
 const (
-	bootstrapType   corev1.SecretType = "bootstrap.kubernetes.io/token"
-	bootstrapPrefix                   = "bootstrap-token-"
-	userBootstrap                     = "system:bootstrap:"
-	groupBootstrap                    = "system:bootstrappers"
+	bootstrapPrefix = "bootstrap-token-"
+	userBootstrap   = "system:bootstrap:"
+	groupBootstrap  = "system:bootstrappers"
 )
 
 // Lengths of a bootstrap token's parts and of what follows its groups' prefix.

@@ -162,6 +162,6 @@ func (v *version) Refuses() error {
 		return nil
 	}
 	err := apierrors.NewMethodNotSupported(v.kind.GroupResource(), "create")
-	err.ErrStatus.Message = fmt.Sprintf("create not allowed while custom resource definition is terminating")
+	err.ErrStatus.Message = "create not allowed while custom resource definition is terminating"
 	return err
 }

@@ -13,11 +13,11 @@ type spread struct {
 }
 
 type spreadRule struct {
-	key           string
-	skew, domains int
-	self          int // 1 if the pod matches its own selector
-	count         map[string]int
-	least         int
+	key   string
+	skew  int
+	self  int // 1 if the pod matches its own selector
+	count map[string]int
+	least int
 }
 
 func newSpread(s *Snapshot, r *request, when corev1.UnsatisfiableConstraintAction) *spread {
