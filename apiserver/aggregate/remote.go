@@ -33,7 +33,7 @@ const (
 
 // remote is an APIService that an extension server serves.
 type remote struct {
-	service   *apiregv1.APIService
+	service   *apiregv1.APIService // its name and spec count, which stay: another spec makes another remote
 	transport *http.Transport
 	available bool
 	resources *metav1.APIResourceList

@@ -95,7 +95,6 @@ func (a *Aggregator) sync(ctx context.Context) time.Duration {
 			r, changed = newRemote(a, s), true
 			a.state[s.Name] = r
 		}
-		r.service = s
 		c, again := a.judge(ctx, r)
 		if again > 0 && (wait == 0 || again < wait) {
 			wait = again
