@@ -145,9 +145,11 @@ func Decode(body []byte, media string, gvk schema.GroupVersionKind, into runtime
 		if m, ok := into.(Message); ok {
 			if raw, ok := bare(gvk, body); ok {
 				m.Reset()
-				err := m.Unmarshal(raw)
+				if err := m.Unmarshal(raw); err != nil {
+					return nil, &gvk, err
+				}
 				SetType(m, gvk)
-				return m, &gvk, err
+				return m, &gvk, nil
 			}
 		}
 		d = proto

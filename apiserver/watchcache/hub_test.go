@@ -1,6 +1,7 @@
 package watchcache
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,38 @@ import (
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/store"
 )
+
+// unwatched is a store whose watches nobody may wait for.
+type unwatched struct {
+	store.Store
+	t *testing.T
+}
+
+func (u unwatched) Watch(context.Context, string, int64) store.Watcher {
+	u.t.Fatal("the start waits for events of a store that has none")
+	return nil
+}
+
+// A new store has no past: the start waits for none of its events, which an etcd that
+// has just started itself delivers up to 100 ms later.
+func TestNewStoreHasNoPast(t *testing.T) {
+	st, err := store.OpenEmbedded(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	h, err := Open(t.Context(), unwatched{st, t}, nil, nil, nil, time.Now, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err := st.Revision(t.Context()); err != nil || h.Revision() != now {
+		t.Errorf("the caches are at revision %d, the store at %d, %v", h.Revision(), now, err)
+	}
+}
 
 // After a restart a watch resumes from before it: the past that the store has kept
 // is read again, with what has been deleted meanwhile.

@@ -64,8 +64,12 @@ type Kernel struct {
 // does at the start of every process, from a list of mounts that grows with the pods.
 func permitMemory() error {
 	const since = 5<<16 | 11<<8
-	if v, err := features.LinuxVersionCode(); err != nil || v >= since {
-		return err
+	v, err := features.LinuxVersionCode()
+	if err != nil {
+		return fmt.Errorf("asking for the kernel's version: %w", err)
+	}
+	if v >= since {
+		return nil
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}); err != nil {
 		return fmt.Errorf("lifting the limit of locked memory, which eBPF needs before Linux 5.11: %w", err)
