@@ -117,11 +117,11 @@ func (r *Registry) Run(ctx context.Context) error { return r.hub.Run(ctx) }
 // CheckShared looks at every cached object for changes, if Config.Mutated is set.
 func (r *Registry) CheckShared() { r.hub.CheckShared() }
 
-// Resource finds a served resource, or nil.
 // Unstored returns a resource of which no object exists: admission is asked about
 // its requests as about others.
 func Unstored(k *kind.Kind) *Resource { return newResource(k, nil) }
 
+// Resource finds a served resource, or nil.
 func (r *Registry) Resource(gvr schema.GroupVersionResource) *Resource {
 	return r.served.Load().resources[gvr]
 }
