@@ -1,7 +1,10 @@
 package container
 
 import (
+	"context"
+	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -71,6 +74,53 @@ func TestExecSync(t *testing.T) {
 		t.Errorf("a command beyond its time answered %v", err)
 	}
 	removed(t, f, pod)
+}
+
+// A command that is given up while it is being started leaves nothing either, however
+// far it has come.
+func TestExecGivenUp(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	pod := f.sandbox(nil)
+	id := f.run(pod, "sleep 1000", nil)
+	start := time.Now()
+	f.exec(id, "true")
+	whole := time.Since(start)
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 100 {
+				ctx, cancel := context.WithTimeout(f.ctx(), rand.N(whole))
+				_, _ = f.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "100"}})
+				cancel()
+			}
+		})
+	}
+	all.Wait()
+	removed(t, f, pod)
+}
+
+// Neither does one that is being started while its container is killed.
+func TestExecWhileKilled(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for range 30 {
+		pod := f.sandbox(nil)
+		id := f.run(pod, "sleep 1000", nil)
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				for f.Context().Err() == nil {
+					if _, err := f.ExecSync(f.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}}); err != nil {
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(rand.N(20 * time.Millisecond))
+		removed(t, f, pod)
+		all.Wait()
+	}
 }
 
 // removed removes a pod: at once, as nothing is left that would have to be waited for.

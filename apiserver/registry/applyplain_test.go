@@ -70,7 +70,7 @@ func TestPlainApply(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	short, longAgo := 0, time.Unix(1_700_000_000, 0)
-	for range 100 {
+	for history := 0; history < 100 || short < 3 && history < 2000; history++ {
 		var live kind.Object = res.New()
 		for step := range 12 {
 			q := &Request{Resource: res, Name: "d", Namespace: "n", FieldManager: fmt.Sprint("m", rnd.IntN(2)), Force: rnd.IntN(3) == 0}

@@ -224,6 +224,18 @@ func siginfoCode(info *unix.Siginfo) int {
 	return 128 + int(status)
 }
 
+// discardGroup kills and collects the processes of the group that pid leads, a child of
+// ours that has not been collected: itself, and the one that may go on in its place
+// without having been announced.
+func discardGroup(pid int) {
+	_ = unix.Kill(-pid, unix.SIGKILL) // whoever is just being cloned has it, too, or is not
+	for {
+		if err := unix.Waitid(unix.P_PGID, pid, nil, unix.WEXITED, nil); err != nil && err != unix.EINTR {
+			return // ECHILD: none is left
+		}
+	}
+}
+
 // discard kills a process of ours and collects it.
 func discard(pidfd int) {
 	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)

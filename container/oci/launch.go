@@ -220,7 +220,7 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 	attr := &syscall.ProcAttr{
 		Dir: "", Env: j.env,
 		Files: []uintptr{l.or(j.stdio.In), l.or(j.stdio.Out), l.or(j.stdio.Err), conf.Fd(), theirs.Fd(), uintptr(j.extra), l.null.Fd(), l.init.Fd(), l.or(j.processes)},
-		Sys:   &syscall.SysProcAttr{Cloneflags: j.flags, PidFD: &pidfd},
+		Sys:   &syscall.SysProcAttr{Cloneflags: j.flags, PidFD: &pidfd, Setpgid: j.cfg.flags&flagJoin != 0},
 	}
 	if j.extra < 0 {
 		attr.Files[extraFD] = l.null.Fd()
@@ -254,7 +254,15 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 		unix.Close(pidfd)
 		return nil, err
 	}
-	if err := follow(ctx, child, ours, j.args, j.cgroup, j.oomScore); err != nil {
+	err = follow(ctx, child, ours, j.args, j.cgroup, j.oomScore)
+	if attr.Sys.Setpgid && child.PID == pid { // without having been replaced
+		if err == nil {
+			err = errors.New("the container's process was killed while it was being started")
+		}
+		discardGroup(pid)
+		return nil, errors.Join(err, child.Close())
+	}
+	if err != nil {
 		return nil, errors.Join(err, child.discard())
 	}
 	return child, nil
@@ -271,17 +279,20 @@ func follow(ctx context.Context, child *Child, sync *os.File, args []string, cg 
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", child.PID), []byte(strconv.Itoa(oomScore)), 0)
 	stop := context.AfterFunc(ctx, func() { _ = sync.Close() })
 	defer stop()
-	if _, err := sync.Write([]byte{1}); err != nil {
-		return fmt.Errorf("releasing the container's process: %w", err)
-	}
 	var answer [8]byte
-	n, err := sync.Read(answer[:])
+	release := func() (n int, err error) {
+		if _, err := sync.Write([]byte{1}); err != nil {
+			return 0, fmt.Errorf("releasing it: %w", err)
+		}
+		return sync.Read(answer[:])
+	}
+	n, err := release()
 	le := binary.LittleEndian
 	if err == nil && n == len(answer) && le.Uint32(answer[:4]) == 0 {
 		if err := child.replace(int(le.Uint32(answer[4:]))); err != nil {
 			return err
 		}
-		n, err = sync.Read(answer[:])
+		n, err = release()
 	}
 	switch {
 	case errors.Is(err, io.EOF) || err == nil && n == 0:

@@ -8,6 +8,7 @@
  *   one byte on fd 4            ----->   namespaces, root
  *                               <-----   {0, PID} on fd 4 when a child goes on in this one's
  *                                        place, see join_processes
+ *   one more byte on fd 4       ----->   the child goes on
  *                                        /proc, masks, identity, filter
  *                               <-----   {stage, errno} on fd 4 when a step fails, or
  *   end of file on fd 4         <-----   execve succeeded (fd 4 is close-on-exec)
@@ -55,6 +56,12 @@ static void die(u32 stage, long err) {
 	SYS3(__NR_write, SYNC_FD, &f, sizeof f);
 	SYS1(__NR_exit_group, 127);
 	__builtin_unreachable();
+}
+
+/* Waits for a byte from the parent. */
+static void await(void) {
+	char go;
+	if (SYS3(__NR_read, SYNC_FD, &go, 1) != 1) SYS1(__NR_exit_group, 127);
 }
 
 static void check(u32 stage, long ret) { if (ret < 0) die(stage, ret); }
@@ -165,7 +172,8 @@ static void pivot(void) {
  * Enters the process namespace of a container that runs. Its processes see this one
  * from then on, and some may trace others: so it comes after the host's files are out
  * of reach. A process namespace is entered by children alone; the child is the
- * parent's own, and a member of the same control groups.
+ * parent's own, and a member of the same control groups. Until the parent knows it, it
+ * stays in this one's process group: by that the parent finds it if either is killed.
  */
 static void join_processes(const struct config *c) {
 	if (!(c->flags & F_SETNS)) { /* else that has done it */
@@ -179,6 +187,7 @@ static void join_processes(const struct config *c) {
 		SYS3(__NR_write, SYNC_FD, &f, sizeof f);
 		SYS1(__NR_exit_group, 0);
 	}
+	await();
 }
 
 /* Process 1 of a pod with a shared PID namespace: reaps, and ends on a signal. */
@@ -198,7 +207,6 @@ __attribute__((used)) void start_c(long *sp) {
 	char **argv = (char **)(sp + 1);
 	char **envp = argv + sp[0] + 1;
 	struct config *c = (struct config *)blob;
-	char go;
 	u32 i;
 	const char *s;
 	long cwd;
@@ -212,7 +220,7 @@ __attribute__((used)) void start_c(long *sp) {
 	if (!(c->flags & F_USER)) SYS1(__NR_close, USER_FD);
 	if (n < (long)sizeof *c || c->magic != 0x6b6e7201) die(S_CONFIG, n < 0 ? n : -EINVAL);
 	SYS3(__NR_fcntl, SYNC_FD, F_SETFD, 1);
-	if (SYS3(__NR_read, SYNC_FD, &go, 1) != 1) SYS1(__NR_exit_group, 127);
+	await();
 
 	if (c->flags & F_PAUSE) {
 		if (c->flags & F_PIVOT) {
