@@ -13,8 +13,8 @@ import (
 )
 
 // eachHandler runs a test for every runtime handler whose program is installed.
-// Without runc, crun and runsc (gVisor, built from gvisor.dev/gvisor/runsc) in PATH
-// these are left out, and the output says so.
+// Without runc, crun and runsc (gVisor, which test/run builds from the module
+// test/gvisor) in PATH these are left out, and the output says so.
 func eachHandler(t *testing.T, test func(t *testing.T, f *fixture, handler string)) {
 	for _, name := range []string{"runc", "crun", "runsc"} {
 		t.Run(name, func(t *testing.T) {
