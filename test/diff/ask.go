@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -81,51 +81,37 @@ func (s *Server) Prepare(ctx context.Context) error {
 }
 
 // Ask puts a case to the server and takes away what it made.
-func (s *Server) Ask(ctx context.Context, c Case) (*Verdict, error) {
+func (s *Server) Ask(ctx context.Context, c Case) (v *Verdict, err error) {
+	for _, o := range c.With {
+		stored, err := s.stand(ctx, o)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Name, err)
+		}
+		defer func() { err = errors.Join(err, s.remove(ctx, stored)) }()
+	}
 	v, stored, err := s.send(ctx, http.MethodPost, s.collection(c.Object), c.Object)
-	if err != nil || v.Code >= 300 && c.Changes == "" {
+	if err != nil || v.Code >= 300 && c.Steps == nil {
 		return v, err
 	}
 	if v.Code >= 300 {
 		return nil, fmt.Errorf("%s: the manifest itself is refused: %s", c.Name, v.Message)
 	}
-	path := s.path(c.Object)
-	if c.Changes != "" {
-		target := path
-		if c.Part != "" {
-			target += "/" + c.Part
+	for i, step := range c.Steps {
+		if v, err = s.take(ctx, step, c.Object); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Name, err)
 		}
-		if v, err = s.change(ctx, c, path, target, stored); err != nil {
-			return nil, err
+		if v.Code >= 300 && i < len(c.Steps)-1 {
+			return nil, fmt.Errorf("%s: step %d is refused: %s", c.Name, i+1, v.Message)
 		}
 	}
 	return v, s.remove(ctx, stored)
 }
 
-// change replaces what is at target by the stored object with the case's changes.
-// Controllers inside the server may write in between: then it is read again.
-func (s *Server) change(ctx context.Context, c Case, path, target string, stored map[string]any) (*Verdict, error) {
-	const attempts = 5
-	for i := 1; ; i++ {
-		next, err := changed(stored, c.Changes)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.Name, err)
-		}
-		v, _, err := s.sendFor(ctx, http.MethodPut, target, next, c.Object)
-		if err != nil || v.Reason != string(metav1.StatusReasonConflict) || i == attempts {
-			return v, err
-		}
-		if err := s.get(ctx, path, &stored); err != nil {
-			return nil, err
-		}
-	}
-}
-
 func (s *Server) remove(ctx context.Context, obj map[string]any) error {
-	if obj["kind"] == "Namespace" {
-		return nil // it would stay until a controller has emptied it
-	}
 	path := s.path(obj)
+	if obj["kind"] == "Namespace" {
+		return s.removeNamespace(ctx, path)
+	}
 	// Without finalizers, which would wait for controllers that do not run.
 	if _, err := s.do(ctx, http.MethodPatch, path, "application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`)); err != nil {
 		return err
@@ -146,6 +132,24 @@ func (s *Server) remove(ctx context.Context, obj map[string]any) error {
 		}
 	}
 	return nil
+}
+
+// removeNamespace also does what the controller that empties namespaces does last.
+func (s *Server) removeNamespace(ctx context.Context, path string) error {
+	if _, err := s.do(ctx, http.MethodDelete, path, "application/json", nil); err != nil {
+		return err
+	}
+	ns := map[string]any{}
+	if err := s.get(ctx, path, &ns); err != nil {
+		return err
+	}
+	ns["spec"] = map[string]any{}
+	body, err := json.Marshal(ns)
+	if err != nil {
+		return err
+	}
+	_, err = s.do(ctx, http.MethodPut, path+"/finalize", "application/json", body)
+	return err
 }
 
 func (s *Server) collection(o map[string]any) string {

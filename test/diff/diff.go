@@ -15,7 +15,13 @@
 //	data: {a: b}
 //
 // A variant whose title begins with "update:" creates the manifest as it is and
-// then replaces it; "status:" replaces the status subresource.
+// then replaces it; "status:" and other subresources' names (parts) replace what is
+// there, or are posted the text. "patch:" and "resize by patch:" send the text as a
+// strategic merge patch. Lines that say "then" with such a title are further steps;
+// the last one's answer is what counts.
+//
+// Manifests that stand before the case's, divided by "---", are created first;
+// their status too.
 //
 // recorded/*.json is what upstream answered; test/diff/record writes it.
 package diff
@@ -39,12 +45,12 @@ import (
 type Case struct {
 	Name   string // file: title: variant
 	Object map[string]any
-	// Changes, if set, are made to what the server stored of Object, and replace it.
-	Changes string
+	// With are created before Object.
+	With []map[string]any
+	// Steps are done to what the server stored of Object.
+	Steps []Step
 	// First is true of the manifests themselves, which no variant has changed.
 	First bool
-	// Part is the subresource that is replaced: "" or "status".
-	Part string
 }
 
 // Verdict is a server's answer to a case.
@@ -54,6 +60,9 @@ type Verdict struct {
 	Message string          `json:"message,omitempty"`
 	Causes  []Cause         `json:"causes,omitempty"`
 	Object  json.RawMessage `json:"object,omitempty"`
+	// Stored is the case's object after steps that are answered otherwise; absent
+	// if it has gone.
+	Stored json.RawMessage `json:"stored,omitempty"`
 }
 
 // Cause is one field's fault.
@@ -89,24 +98,26 @@ func parse(file, text string) ([]Case, error) {
 		title, rest, _ := strings.Cut(block, "\n")
 		parts := strings.Split("\n"+rest, "\n--- ")
 		name := file + ": " + title
-		base := map[string]any{}
-		if err := yaml.Unmarshal([]byte(parts[0]), &base); err != nil {
-			return nil, fmt.Errorf("%s: %w", title, err)
+		var manifests []map[string]any
+		for _, text := range strings.Split(parts[0], "\n---\n") {
+			m := map[string]any{}
+			if err := yaml.Unmarshal([]byte(text), &m); err != nil {
+				return nil, fmt.Errorf("%s: %w", title, err)
+			}
+			manifests = append(manifests, m)
 		}
-		cases = append(cases, Case{Name: name, Object: base, First: true})
+		last := len(manifests) - 1
+		base, with := manifests[last], manifests[:last]
+		cases = append(cases, Case{Name: name, Object: base, With: with, First: true})
 		for _, v := range parts[1:] {
 			title, changes, _ := strings.Cut(v, "\n")
-			c := Case{Name: name + ": " + title, Object: base, Changes: changes}
-			switch kind, _, _ := strings.Cut(title, ":"); kind {
-			case "update":
-			case "status":
-				c.Part = "status"
-			default:
-				var err error
-				if c.Object, err = changed(base, changes); err != nil {
-					return nil, fmt.Errorf("%s: %s: %w", name, title, err)
-				}
-				c.Changes = ""
+			c := Case{Name: name + ": " + title, Object: base, With: with}
+			var err error
+			if c.Steps, err = steps(title, changes); err == nil && c.Steps == nil {
+				c.Object, err = changed(base, changes)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%s: %s: %w", name, title, err)
 			}
 			cases = append(cases, c)
 		}
@@ -189,7 +200,7 @@ func put(v any, path []string, value any) (any, error) {
 var volatile = []string{"uid", "resourceVersion", "creationTimestamp", "managedFields", "selfLink"}
 
 // moments are fields that hold the time of the request.
-var moments = regexp.MustCompile(`("(?:lastTransitionTime|lastPhaseTransitionTime|lastUpdateTime|lastProbeTime|timeAdded)":)"[^"]*"`)
+var moments = regexp.MustCompile(`("(?:lastTransitionTime|lastPhaseTransitionTime|lastUpdateTime|lastProbeTime|timeAdded|deletionTimestamp|expirationTimestamp)":)"[^"]*"`)
 
 var random = regexp.MustCompile(`(kube-api-access-|Bad_)[a-z0-9]{5}`) // the volume of a token, a generated name
 
@@ -225,6 +236,7 @@ func verdict(code int, body []byte, sent map[string]any) (*Verdict, error) {
 		}
 	}
 	allocated(obj, sent)
+	personal(obj)
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)
 	e.SetIndent("  ", " ")
@@ -233,6 +245,22 @@ func verdict(code int, body []byte, sent map[string]any) (*Verdict, error) {
 	}
 	v.Object = bytes.TrimSpace(buf.Bytes())
 	return v, nil
+}
+
+// personal blanks who the administrator is, and tokens.
+func personal(obj map[string]any) {
+	spec, _ := obj["spec"].(map[string]any)
+	status, _ := obj["status"].(map[string]any)
+	switch obj["kind"] {
+	case "CertificateSigningRequest":
+		for _, f := range []string{"username", "uid", "groups", "extra"} {
+			delete(spec, f)
+		}
+	case "TokenRequest":
+		if status["token"] != "" {
+			status["token"] = "a token"
+		}
+	}
 }
 
 // allocated blanks what a server picks by chance for a Service, and when it finds

@@ -89,13 +89,6 @@ var ages = map[string]bool{"Age": true, "Created At": true, "Last Seen": true, "
 // AskTable creates a case's object, reads it as a table and takes it away again;
 // nil if the server refuses it.
 func (s *Server) AskTable(ctx context.Context, c Case) (*Table, error) {
-	if c.Object["kind"] == "Namespace" {
-		// It would be in the way of the cases: namespaces stay.
-		var err error
-		if c.Object, err = changed(c.Object, "metadata.name: shown"); err != nil {
-			return nil, err
-		}
-	}
 	v, stored, err := s.send(ctx, http.MethodPost, s.collection(c.Object), c.Object)
 	if err != nil || v.Code >= 300 {
 		return nil, err
