@@ -76,6 +76,7 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 	}
 	root := []string{"container", "", "id", "/", "image", "", "name", "", "namespace", "", "pod", ""}
 	cadvisorUsage(&e, reading.Node.CPU, reading.Node.Memory, reading.Node.Swap, root)
+	cadvisorPressure(&e, reading.Node.CPU, reading.Node.Memory, reading.Node.IO, root)
 	for i := range reading.Pods {
 		p := &reading.Pods[i]
 		pod := pods[p.PodRef.UID]
@@ -87,12 +88,14 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 			return []string{"container", container, "id", id, "image", image, "name", name, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name}
 		}
 		cadvisorUsage(&e, p.CPU, p.Memory, p.Swap, labels("", group, "", ""))
+		cadvisorPressure(&e, p.CPU, p.Memory, p.IO, labels("", group, "", ""))
 		cadvisorNetwork(&e, p.Network, labels("", group, "", ""))
 		for j := range p.Containers {
 			c := &p.Containers[j]
 			image, id := shown(pod, c.Name)
 			l := labels(c.Name, group+"/"+id, image, id)
 			cadvisorUsage(&e, c.CPU, c.Memory, c.Swap, l)
+			cadvisorPressure(&e, c.CPU, c.Memory, c.IO, l)
 			if c.Rootfs != nil {
 				e.add("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", number(c.Rootfs.UsedBytes), c.Rootfs.Time.Time, append(l, "device", "")...)
 			}
@@ -118,6 +121,27 @@ func cadvisorUsage(e *exposition, c *stats.CPUStats, m *stats.MemoryStats, sw *s
 	}
 	if sw != nil {
 		e.add("container_memory_swap", "gauge", "Container swap usage in bytes.", number(sw.SwapUsageBytes), sw.Time.Time, labels...)
+	}
+}
+
+// cadvisorPressure tells how long some tasks waited for a resource, and how long all
+// that had something to do stood still; nothing where the kernel does not count it.
+func cadvisorPressure(e *exposition, c *stats.CPUStats, m *stats.MemoryStats, io *stats.IOStats, labels []string) {
+	add := func(resource, title string, p *stats.PSIStats, at time.Time) {
+		if p == nil {
+			return
+		}
+		e.add("container_pressure_"+resource+"_waiting_seconds_total", "counter", "Total time for which tasks in the container have waited because of "+title+" congestion.", seconds(&p.Some.Total), at, labels...)
+		e.add("container_pressure_"+resource+"_stalled_seconds_total", "counter", "Total time for which no task in the container could go on because of "+title+" congestion.", seconds(&p.Full.Total), at, labels...)
+	}
+	if c != nil {
+		add("cpu", "CPU", c.PSI, c.Time.Time)
+	}
+	if m != nil {
+		add("memory", "memory", m.PSI, m.Time.Time)
+	}
+	if io != nil {
+		add("io", "I/O", io.PSI, io.Time.Time)
 	}
 }
 

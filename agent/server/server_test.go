@@ -39,7 +39,8 @@ func (r fakeRuntime) ListContainerStats(context.Context, *runtimeapi.ListContain
 	u := func(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }
 	return &runtimeapi.ListContainerStatsResponse{Stats: []*runtimeapi.ContainerStats{{
 		Attributes: &runtimeapi.ContainerAttributes{Id: "c1", Labels: map[string]string{podspec.LabelPodUID: "u", podspec.LabelContainer: "c"}},
-		Cpu:        &runtimeapi.CpuUsage{Timestamp: 1e9, UsageCoreNanoSeconds: u(2e9)}, Memory: &runtimeapi.MemoryUsage{Timestamp: 1e9, WorkingSetBytes: u(4096)},
+		Cpu:        &runtimeapi.CpuUsage{Timestamp: 1e9, UsageCoreNanoSeconds: u(2e9), Psi: &runtimeapi.PsiStats{Some: &runtimeapi.PsiData{Total: 15e8, Avg10: 2.5}, Full: &runtimeapi.PsiData{Total: 5e8}}},
+		Memory:     &runtimeapi.MemoryUsage{Timestamp: 1e9, WorkingSetBytes: u(4096)}, Io: &runtimeapi.IoUsage{Timestamp: 1e9},
 	}}}, nil
 }
 
@@ -163,8 +164,10 @@ func TestPodsStatsMetrics(t *testing.T) {
 	for path, wants := range map[string][]string{
 		"/metrics": {"kubelet_running_pods 1", `kubelet_node_name{node="node"} 1`, `kubelet_runtime_operations_total{operation_type="list_podsandbox"} 1`,
 			`kubelet_runtime_operations_errors_total{operation_type="list_podsandbox"} 1`, `kubelet_http_requests_total{long_running="false",method="GET",path="stats/summary",server_type="readwrite"} 1`},
-		"/metrics/probes":   {`prober_probe_total{container="c",namespace="n",pod="p",pod_uid="u",probe_type="Liveness",result="failed"} 1`},
-		"/metrics/cadvisor": {`container_cpu_usage_seconds_total{cpu="total",container="c",id="/kubepods/besteffort/podu/",image="",name="",namespace="n",pod="p"} 2 1000`, `container_memory_working_set_bytes{container="",id="/",`},
+		"/metrics/probes": {`prober_probe_total{container="c",namespace="n",pod="p",pod_uid="u",probe_type="Liveness",result="failed"} 1`},
+		"/metrics/cadvisor": {`container_cpu_usage_seconds_total{cpu="total",container="c",id="/kubepods/besteffort/podu/",image="",name="",namespace="n",pod="p"} 2 1000`,
+			`container_pressure_cpu_waiting_seconds_total{container="c",id="/kubepods/besteffort/podu/",image="",name="",namespace="n",pod="p"} 1.5 1000`,
+			`container_pressure_cpu_stalled_seconds_total{container="c",id="/kubepods/besteffort/podu/",image="",name="",namespace="n",pod="p"} 0.5 1000`, `container_memory_working_set_bytes{container="",id="/",`},
 		"/configz":          {`"kind":"KubeletConfiguration"`, `"maxPods":7`},
 		"/logs/sys.log":     {"from the system"},
 		"/logs/":            {"sys.log"},
@@ -177,6 +180,12 @@ func TestPodsStatsMetrics(t *testing.T) {
 				t.Errorf("%s: no %s in\n%s", path, want, text)
 			}
 		}
+	}
+	if _, text := f.get(t, "/stats/summary?only_cpu_and_memory=true"); !strings.Contains(text, `"psi":{"full":{"total":500000000,"avg10":0,"avg60":0,"avg300":0},"some":{"total":1500000000,"avg10":2.5,`) {
+		t.Errorf("summary without the container's pressure: %s", text)
+	}
+	if _, text := f.get(t, "/metrics/cadvisor"); strings.Contains(text, `container_pressure_io_waiting_seconds_total{container="c"`) || strings.Contains(text, `container_pressure_memory_waiting_seconds_total{container="c"`) {
+		t.Errorf("pressure that the runtime did not measure:\n%s", text)
 	}
 	f.denied = true
 	if code, _ := f.get(t, "/pods"); code != http.StatusForbidden {

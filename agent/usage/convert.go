@@ -22,7 +22,7 @@ func cpu(c *runtimeapi.CpuUsage) *stats.CPUStats {
 	if c == nil {
 		return nil
 	}
-	return &stats.CPUStats{Time: at(c.Timestamp), UsageNanoCores: value(c.UsageNanoCores), UsageCoreNanoSeconds: value(c.UsageCoreNanoSeconds)}
+	return &stats.CPUStats{Time: at(c.Timestamp), UsageNanoCores: value(c.UsageNanoCores), UsageCoreNanoSeconds: value(c.UsageCoreNanoSeconds), PSI: psi(c.Psi)}
 }
 
 func memory(m *runtimeapi.MemoryUsage) *stats.MemoryStats {
@@ -30,7 +30,7 @@ func memory(m *runtimeapi.MemoryUsage) *stats.MemoryStats {
 		return nil
 	}
 	return &stats.MemoryStats{Time: at(m.Timestamp), AvailableBytes: value(m.AvailableBytes), UsageBytes: value(m.UsageBytes),
-		WorkingSetBytes: value(m.WorkingSetBytes), RSSBytes: value(m.RssBytes), PageFaults: value(m.PageFaults), MajorPageFaults: value(m.MajorPageFaults)}
+		WorkingSetBytes: value(m.WorkingSetBytes), RSSBytes: value(m.RssBytes), PageFaults: value(m.PageFaults), MajorPageFaults: value(m.MajorPageFaults), PSI: psi(m.Psi)}
 }
 
 func swap(s *runtimeapi.SwapUsage) *stats.SwapStats {
@@ -69,22 +69,27 @@ func sum(a, b *uint64) *uint64 {
 	return &n
 }
 
+// addCPU is the use of both. Pressure, here and below, does not add up.
 func addCPU(a, b *stats.CPUStats) *stats.CPUStats {
 	switch {
-	case a == nil:
-		return copied(b)
 	case b == nil:
 		return a
+	case a == nil:
+		sum := *b
+		sum.PSI = nil
+		return &sum
 	}
 	return &stats.CPUStats{Time: b.Time, UsageCoreNanoSeconds: sum(a.UsageCoreNanoSeconds, b.UsageCoreNanoSeconds)}
 }
 
 func addMemory(a, b *stats.MemoryStats) *stats.MemoryStats {
 	switch {
-	case a == nil:
-		return copied(b)
 	case b == nil:
 		return a
+	case a == nil:
+		sum := *b
+		sum.PSI = nil
+		return &sum
 	}
 	return &stats.MemoryStats{Time: b.Time, UsageBytes: sum(a.UsageBytes, b.UsageBytes), WorkingSetBytes: sum(a.WorkingSetBytes, b.WorkingSetBytes),
 		RSSBytes: sum(a.RSSBytes, b.RSSBytes), PageFaults: sum(a.PageFaults, b.PageFaults), MajorPageFaults: sum(a.MajorPageFaults, b.MajorPageFaults)}
@@ -92,19 +97,11 @@ func addMemory(a, b *stats.MemoryStats) *stats.MemoryStats {
 
 func addSwap(a, b *stats.SwapStats) *stats.SwapStats {
 	switch {
-	case a == nil:
-		return copied(b)
 	case b == nil:
 		return a
+	case a == nil:
+		sum := *b
+		return &sum
 	}
 	return &stats.SwapStats{Time: b.Time, SwapUsageBytes: sum(a.SwapUsageBytes, b.SwapUsageBytes)}
-}
-
-// copied keeps a sum from sharing what its first part changes later.
-func copied[T any](v *T) *T {
-	if v == nil {
-		return nil
-	}
-	c := *v
-	return &c
 }

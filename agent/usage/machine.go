@@ -23,6 +23,7 @@ func (m *Meter) node(now metav1.Time) stats.NodeStats {
 		left, used := mem["SwapFree"], mem["SwapTotal"]-mem["SwapFree"]
 		n.Swap = &stats.SwapStats{Time: now, SwapAvailableBytes: &left, SwapUsageBytes: &used}
 	}
+	nodePressure(&n, machinePressure, now)
 	return n
 }
 

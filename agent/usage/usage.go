@@ -160,7 +160,7 @@ func (r *Reading) pod(out *stats.PodStats, pod *corev1.Pod, box *runtimeapi.Linu
 	out.Containers = make([]stats.ContainerStats, 0, len(box.Containers))
 	for _, c := range box.Containers {
 		name := c.GetAttributes().GetLabels()[podspec.LabelContainer]
-		cs := stats.ContainerStats{Name: name, StartTime: began[name], CPU: cpu(c.Cpu), Memory: memory(c.Memory), Swap: swap(c.Swap)}
+		cs := stats.ContainerStats{Name: name, StartTime: began[name], CPU: cpu(c.Cpu), Memory: memory(c.Memory), IO: inputOutput(c.Io), Swap: swap(c.Swap)}
 		if fs := c.WritableLayer; fs != nil {
 			cs.Rootfs = &stats.FsStats{Time: metav1.NewTime(time.Unix(0, fs.Timestamp)), UsedBytes: value(fs.UsedBytes), InodesUsed: value(fs.InodesUsed)}
 		}
@@ -177,6 +177,7 @@ func (r *Reading) pod(out *stats.PodStats, pod *corev1.Pod, box *runtimeapi.Linu
 	if box.Memory != nil {
 		out.Memory = memory(box.Memory)
 	}
+	out.IO = inputOutput(box.Io)
 	r.note(out.PodRef.UID, out.CPU)
 	if n := box.Process; n != nil {
 		out.ProcessStats = &stats.ProcessStats{ProcessCount: value(n.ProcessCount)}
