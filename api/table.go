@@ -21,6 +21,7 @@ import (
 	"knarr.dev/knarr/api/resource"
 	"knarr.dev/knarr/api/scheduling"
 	"knarr.dev/knarr/api/storage"
+	"knarr.dev/knarr/api/storagemigration"
 )
 
 func table() []*kind.Kind {
@@ -103,5 +104,7 @@ func table() []*kind.Kind {
 		storage.StorageClass(),
 		storage.VolumeAttachment(),
 		storage.VolumeAttributesClass(),
+
+		storagemigration.StorageVersionMigration(),
 	}
 }

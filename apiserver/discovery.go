@@ -98,7 +98,7 @@ func resourcesOf(res *registry.Resource) []metav1.APIResource {
 	k := res.Kind
 	out := []metav1.APIResource{{
 		Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind,
-		Verbs: verbsOf(res), ShortNames: k.ShortNames, Categories: k.Categories, StorageVersionHash: storageHash(k),
+		Verbs: verbsOf(res), ShortNames: k.ShortNames, Categories: k.Categories, StorageVersionHash: res.StorageVersionHash(),
 	}}
 	if k.HasStatus {
 		out = append(out, metav1.APIResource{Name: k.Resource + "/status", Namespaced: k.Namespaced, Kind: k.Kind, Verbs: metav1.Verbs{"get", "patch", "update"}})
@@ -137,11 +137,6 @@ var builtinSubresources = map[schema.GroupVersionResource][]kind.Subresource{
 	{Version: "v1", Resource: "serviceaccounts"}: {
 		{Name: "token", GVK: schema.GroupVersionKind{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest"}, Verbs: []string{"create"}},
 	},
-}
-
-func storageHash(k *kind.Kind) string {
-	sum := sha256.Sum256([]byte(k.Group + "/" + k.Version + "/" + k.Kind))
-	return hex.EncodeToString(sum[:6])
 }
 
 func groupsOf(versions map[schema.GroupVersion]*metav1.APIResourceList) []metav1.APIGroup {

@@ -73,6 +73,8 @@ type ResourceInfo struct {
 	Kind       string
 	Namespaced bool
 	Verbs      []string
+	// StorageVersionHash is [kind.StorageVersionHash] of what is stored; empty: unknown.
+	StorageVersionHash string
 	// Extension: an extension server serves it, which may not answer.
 	Extension bool
 }

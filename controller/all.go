@@ -19,6 +19,7 @@ import (
 	"knarr.dev/knarr/controller/satokens"
 	"knarr.dev/knarr/controller/serviceaccount"
 	"knarr.dev/knarr/controller/serviceaddresses"
+	"knarr.dev/knarr/controller/storagemigration"
 	"knarr.dev/knarr/controller/storageprotection"
 )
 
@@ -64,6 +65,7 @@ func All(o Options) []engine.Controller {
 		bootstraptokens.NewSigning(),
 		serviceaddresses.NewRanges(),
 		serviceaddresses.NewRepair(),
+		storagemigration.New(),
 	}
 	if o.Signer != nil {
 		list = append(list, certificates.NewSigning(o.Signer))

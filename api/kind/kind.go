@@ -4,6 +4,8 @@ package kind
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"reflect"
 	"time"
 
@@ -134,6 +136,12 @@ type Scale struct {
 	SetReplicas    func(Object, int32)
 	StatusReplicas func(Object) int32
 	Selector       func(Object) string
+}
+
+// StorageVersionHash is what discovery says of the version in which objects are stored.
+func StorageVersionHash(stored schema.GroupVersionKind) string {
+	sum := sha256.Sum256([]byte(stored.Group + "/" + stored.Version + "/" + stored.Kind))
+	return base64.StdEncoding.EncodeToString(sum[:8])
 }
 
 // GVK returns the kind's full name.

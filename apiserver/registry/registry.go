@@ -196,6 +196,15 @@ func (r *Resource) View(obj kind.Object) (kind.Object, error) {
 // view on.
 func (r *Resource) Stored() *Resource { return r.hub }
 
+// StorageVersionHash is that of discovery: it changes with the version in which the
+// resource's objects are stored from now on.
+func (r *Resource) StorageVersionHash() string {
+	if r.stored != nil {
+		return kind.StorageVersionHash(r.stored.GVK())
+	}
+	return kind.StorageVersionHash(r.hub.GVK())
+}
+
 // IsView tells whether objects are stored in another version.
 func (r *Resource) IsView() bool { return r.hub != r }
 

@@ -280,7 +280,7 @@ func (c *Client) Resources(ctx context.Context) ([]client.ResourceInfo, error) {
 		}
 		for _, r := range l.APIResources {
 			if !strings.Contains(r.Name, "/") {
-				out = append(out, client.ResourceInfo{Resource: gv.WithResource(r.Name), Kind: r.Kind, Namespaced: r.Namespaced, Verbs: r.Verbs})
+				out = append(out, client.ResourceInfo{Resource: gv.WithResource(r.Name), Kind: r.Kind, Namespaced: r.Namespaced, Verbs: r.Verbs, StorageVersionHash: r.StorageVersionHash})
 			}
 		}
 	}

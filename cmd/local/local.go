@@ -190,7 +190,7 @@ func (c *Client) Resources(context.Context) ([]client.ResourceInfo, error) {
 		if verbs == nil {
 			verbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 		}
-		out = append(out, client.ResourceInfo{Resource: res.GVR(), Kind: res.Kind.Kind, Namespaced: res.Namespaced, Verbs: verbs})
+		out = append(out, client.ResourceInfo{Resource: res.GVR(), Kind: res.Kind.Kind, Namespaced: res.Namespaced, Verbs: verbs, StorageVersionHash: res.StorageVersionHash()})
 	}
 	if c.s.Extensions == nil {
 		return out, nil

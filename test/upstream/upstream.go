@@ -1,5 +1,5 @@
-// Package upstream runs upstream's API server on an etcd, both with their defaults
-// and RBAC as the authorizer, for tests and benchmarks that hold knarr against it.
+// Package upstream runs upstream's API server on an etcd, both with their defaults,
+// RBAC as the authorizer and the API groups that knarr serves, for tests and benchmarks that hold knarr against it.
 // "make upstream" builds both programs from their Go modules.
 package upstream
 
@@ -60,7 +60,8 @@ func Start(ctx context.Context, bin string) (s *Server, err error) {
 	if err := s.launch(ctx, filepath.Join(bin, "kube-apiserver"), "--etcd-servers="+etcd, "--cert-dir="+s.in("certs"), "--bind-address=127.0.0.1",
 		fmt.Sprintf("--secure-port=%d", ports[2]), "--token-auth-file="+s.in("tokens.csv"), "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16",
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--service-account-signing-key-file="+s.in("sa.key"),
-		"--service-account-key-file="+s.in("sa.key"), "--allow-privileged=true"); err != nil {
+		"--service-account-key-file="+s.in("sa.key"), "--allow-privileged=true",
+		"--runtime-config=storagemigration.k8s.io/v1beta1=true", "--feature-gates=StorageVersionMigrator=true"); err != nil {
 		return nil, err
 	}
 	s.Config = &rest.Config{Host: fmt.Sprintf("https://127.0.0.1:%d", ports[2]), BearerToken: token, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
