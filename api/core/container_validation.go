@@ -33,10 +33,14 @@ func (v *podValidator) checkContainers() {
 		v.checkContainer(at, c)
 		v.checkRestart(at, c)
 		v.checkResize(at.Child("resizePolicy"), c.ResizePolicy)
-		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-		if sidecar {
+		if isSidecar(c) {
 			v.checkHostPorts(at.Child("ports"), c.Ports, hostPorts)
 			continue
+		}
+		for j, p := range c.ResizePolicy {
+			if p.RestartPolicy == corev1.RestartContainer {
+				v.add(field.Invalid(at.Child("resizePolicy").Index(j).Child("restartPolicy"), p.RestartPolicy, "must not be set to 'RestartContainer' for non-sidecar initContainers"))
+			}
 		}
 		v.checkHostPorts(at.Child("ports"), c.Ports, map[string]bool{})
 		for _, f := range []struct {
@@ -52,11 +56,45 @@ func (v *podValidator) checkContainers() {
 		e, at := &s.EphemeralContainers[i], v.at.Child("ephemeralContainers").Index(i)
 		c := corev1.Container(e.EphemeralContainerCommon)
 		v.checkName(at.Child("name"), c.Name, names)
-		v.checkContainer(at, &c)
+		v.checkEphemeral(at, &c)
 		if e.TargetContainerName != "" && !v.hasContainer(e.TargetContainerName) {
 			v.add(field.NotFound(at.Child("targetContainerName"), e.TargetContainerName))
 		}
 	}
+}
+
+// checkEphemeral checks a container that is there for a look: it serves nobody, and
+// nobody restarts it.
+func (v *podValidator) checkEphemeral(at *field.Path, c *corev1.Container) {
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"ports", len(c.Ports) > 0}, {"resources", len(c.Resources.Requests)+len(c.Resources.Limits)+len(c.Resources.Claims) > 0},
+		{"livenessProbe", c.LivenessProbe != nil}, {"readinessProbe", c.ReadinessProbe != nil}, {"startupProbe", c.StartupProbe != nil},
+		{"lifecycle", c.Lifecycle != nil}, {"resizePolicy", len(c.ResizePolicy) > 0},
+		{"restartPolicy", c.RestartPolicy != nil}, {"restartPolicyRules", len(c.RestartPolicyRules) > 0}} {
+		if f.set {
+			v.add(field.Forbidden(at.Child(f.name), "cannot be set for an Ephemeral Container"))
+		}
+	}
+	for i, m := range c.VolumeMounts {
+		at := at.Child("volumeMounts").Index(i)
+		if m.SubPath != "" {
+			v.add(field.Forbidden(at.Child("subPath"), "cannot be set for an Ephemeral Container"))
+		}
+		if m.SubPathExpr != "" {
+			v.add(field.Forbidden(at.Child("subPathExpr"), "cannot be set for an Ephemeral Container"))
+		}
+	}
+	v.checkResize(at.Child("resizePolicy"), c.ResizePolicy)
+	allowed := *c
+	allowed.LivenessProbe, allowed.ReadinessProbe, allowed.StartupProbe, allowed.Lifecycle = nil, nil, nil, nil
+	v.checkContainer(at, &allowed)
+}
+
+// isSidecar tells whether an init container stays beside the containers.
+func isSidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
 func (v *podValidator) hasContainer(name string) bool {
@@ -100,6 +138,7 @@ func (v *podValidator) checkContainer(at *field.Path, c *corev1.Container) {
 	}
 	v.checkMounts(at, c)
 	v.add(checkRequirements(at.Child("resources"), &c.Resources)...)
+	v.checkClaims(at.Child("resources", "claims"), c.Resources.Claims)
 	v.checkProbe(at.Child("livenessProbe"), c.LivenessProbe, true)
 	v.checkProbe(at.Child("startupProbe"), c.StartupProbe, true)
 	v.checkProbe(at.Child("readinessProbe"), c.ReadinessProbe, false)

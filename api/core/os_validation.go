@@ -1,11 +1,8 @@
 package core
 
 import (
-	"fmt"
-
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/component-helpers/resource"
 )
 
 // checkOS refuses what the operating system that a pod names does not have.
@@ -43,6 +40,9 @@ func (v *podValidator) notOnWindows(at *field.Path, fields []forbidden) {
 
 func (v *podValidator) checkWindows() {
 	s := v.spec
+	if s.Resources != nil {
+		v.add(field.Forbidden(v.at.Child("resources"), "may not be set for a windows pod"))
+	}
 	v.notOnWindows(v.at, []forbidden{
 		{"hostPID", s.HostPID}, {"hostIPC", s.HostIPC}, {"hostUsers", s.HostUsers != nil}, {"shareProcessNamespace", s.ShareProcessNamespace != nil},
 	})
@@ -79,32 +79,5 @@ func (v *podValidator) eachSecurityContext(visit func(*field.Path, *corev1.Secur
 	}
 	for i := range v.spec.EphemeralContainers {
 		one(v.at.Child("ephemeralContainers").Index(i), v.spec.EphemeralContainers[i].SecurityContext)
-	}
-}
-
-// checkPodResources checks what the pod's containers share: it must have room for
-// what they ask for themselves.
-func (v *podValidator) checkPodResources(at *field.Path) {
-	r := v.spec.Resources
-	if r == nil {
-		return
-	}
-	v.add(checkRequirements(at, r)...)
-	pod := &corev1.Pod{Spec: *v.spec}
-	for name, sum := range resource.AggregateContainerRequests(pod, resource.PodResourcesOptions{}) {
-		if !resource.IsSupportedPodLevelResource(name) {
-			continue
-		}
-		if own, ok := r.Requests[name]; ok && own.Cmp(sum) < 0 {
-			v.add(field.Invalid(at.Child("requests").Key(string(name)), own.String(), fmt.Sprintf("must be greater than or equal to aggregate container requests of %s", sum.String())))
-		}
-	}
-	for i := range v.spec.Containers {
-		for name, limit := range v.spec.Containers[i].Resources.Limits {
-			if own, ok := r.Limits[name]; ok && limit.Cmp(own) > 0 {
-				v.add(field.Invalid(v.at.Child("containers").Index(i).Child("resources", "limits").Key(string(name)), limit.String(),
-					fmt.Sprintf("must be less than or equal to pod limits of %s", own.String())))
-			}
-		}
 	}
 }

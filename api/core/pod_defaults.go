@@ -25,11 +25,12 @@ func defaultPod(p *corev1.Pod) {
 	}
 	defaultPodResources(p)
 	orNew(&p.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
-	// Both fields name the pod's addresses; the plural wins where they differ.
-	if len(p.Status.PodIPs) > 0 {
-		p.Status.PodIP = p.Status.PodIPs[0].IP
-	} else if p.Status.PodIP != "" {
-		p.Status.PodIPs = []corev1.PodIP{{IP: p.Status.PodIP}}
+	// Both fields name the pod's addresses; the singular wins where they differ.
+	switch s := &p.Status; {
+	case s.PodIP == "" && len(s.PodIPs) > 0:
+		s.PodIP = s.PodIPs[0].IP
+	case s.PodIP != "" && (len(s.PodIPs) == 0 || s.PodIPs[0].IP != s.PodIP):
+		s.PodIPs = []corev1.PodIP{{IP: s.PodIP}}
 	}
 }
 

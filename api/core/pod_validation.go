@@ -113,7 +113,7 @@ func checkGateChange(at *field.Path, now, was []corev1.PodSchedulingGate) errorL
 	var errs errorList
 	for i, g := range now {
 		if !slices.Contains(was, g) {
-			errs = append(errs, field.Forbidden(at.Index(i), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name)))
+			errs = append(errs, field.Forbidden(at.Index(i).Child("name"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name)))
 		}
 	}
 	return errs
@@ -131,10 +131,7 @@ func gatedChange(at *field.Path, munged, old *corev1.PodSpec) errorList {
 		}
 	}
 	munged.NodeSelector = old.NodeSelector
-	if !narrowed(munged.Affinity, old.Affinity) {
-		errs = append(errs, field.Invalid(at.Child("affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"),
-			munged.Affinity, "no additions/deletions to non-empty NodeSelectorTerms list are allowed"))
-	}
+	errs = append(errs, checkNarrowed(at.Child("affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"), munged.Affinity, old.Affinity)...)
 	if munged.Affinity != nil || old.Affinity != nil {
 		a := munged.Affinity.DeepCopy()
 		if a == nil {
@@ -153,9 +150,9 @@ func gatedChange(at *field.Path, munged, old *corev1.PodSpec) errorList {
 	return errs
 }
 
-// narrowed tells whether each required term of was is in now, with nothing but
-// added requirements.
-func narrowed(now, was *corev1.Affinity) bool {
+// checkNarrowed wants each required term of was in now, with nothing but added
+// requirements.
+func checkNarrowed(at *field.Path, now, was *corev1.Affinity) errorList {
 	required := func(a *corev1.Affinity) []corev1.NodeSelectorTerm {
 		if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
 			return nil
@@ -164,39 +161,22 @@ func narrowed(now, was *corev1.Affinity) bool {
 	}
 	n, w := required(now), required(was)
 	if len(w) == 0 {
-		return true
+		return nil
 	}
 	if len(n) != len(w) {
-		return false
+		return errorList{field.Invalid(at, n, "no additions/deletions to non-empty NodeSelectorTerms list are allowed")}
 	}
+	var errs errorList
 	for i := range w {
 		if !extends(n[i].MatchExpressions, w[i].MatchExpressions) || !extends(n[i].MatchFields, w[i].MatchFields) {
-			return false
+			errs = append(errs, field.Invalid(at.Index(i), n[i], "only additions are allowed (no mutations or deletions)"))
 		}
 	}
-	return true
+	return errs
 }
 
 func extends(now, was []corev1.NodeSelectorRequirement) bool {
 	return len(now) >= len(was) && check.Same(now[:len(was)], was)
-}
-
-func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
-	at := field.NewPath("status")
-	var errs errorList
-	if p.Spec.NodeName != old.Spec.NodeName {
-		errs = append(errs, field.Forbidden(at.Child("nodeName"), "may not be changed directly"))
-	}
-	if n := p.Status.NominatedNodeName; n != "" {
-		errs = append(errs, check.DNSSubdomain(at.Child("nominatedNodeName"), n)...)
-	}
-	for i, c := range p.Status.Conditions {
-		errs = append(errs, check.OneOf(at.Child("conditions").Index(i).Child("status"), c.Status, corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown)...)
-	}
-	for i, ip := range p.Status.PodIPs {
-		errs = append(errs, validation.IsValidIPForLegacyField(at.Child("podIPs").Index(i), ip.IP, false, nil)...)
-	}
-	return errs
 }
 
 func validatePodTemplateObject(t *corev1.PodTemplate) field.ErrorList {

@@ -106,6 +106,7 @@ func (v *podValidator) checkPolicies() {
 		}
 	}
 	v.checkPodResources(at.Child("resources"))
+	v.checkPodClaims(at.Child("resourceClaims"))
 	v.checkOS()
 	if s.HostUsers != nil && !*s.HostUsers {
 		for _, f := range []struct {

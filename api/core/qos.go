@@ -9,7 +9,7 @@ import (
 // containers have limits equal to their requests, BestEffort when nothing is
 // requested, else Burstable. Pod-level resources, where given, decide alone.
 func QOSClass(p *corev1.Pod) corev1.PodQOSClass {
-	if r := p.Spec.Resources; r != nil && len(r.Requests)+len(r.Limits) > 0 {
+	if r := p.Spec.Resources; r != nil {
 		return qosOf([]corev1.ResourceRequirements{*r})
 	}
 	var all []corev1.ResourceRequirements

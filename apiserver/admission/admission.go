@@ -78,6 +78,7 @@ func List(d Deps) []registry.Admission {
 		defaultStorageClass(d),
 		storageProtection(),
 		claimResize(d),
+		podResize(d),
 		runtimeClass(d),
 		certificateRequest(d),
 		deviceAdmins(d),

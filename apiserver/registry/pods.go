@@ -53,7 +53,7 @@ func (r *Registry) Bind(ctx context.Context, q Request, b *corev1.Binding) error
 		pod.Status.Conditions = slices.DeleteFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodScheduled })
 		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{
 			Type: corev1.PodScheduled, Status: corev1.ConditionTrue,
-			LastTransitionTime: metav1.NewTime(r.cfg.Now()).Rfc3339Copy(), ObservedGeneration: pod.Generation})
+			LastTransitionTime: metav1.NewTime(r.cfg.Now()).Rfc3339Copy()})
 		pod.ResourceVersion = ""
 		return pod, nil
 	})

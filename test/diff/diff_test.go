@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,8 +17,8 @@ import (
 )
 
 // TestSameAsUpstream puts the corpus to knarr's API server and compares: code,
-// reason, each cause's reason and field, and the stored object. Causes' messages
-// are compared too, but only counted. exceptions.txt names the cases that may
+// reason, each cause's reason and field, and the stored object. Equal causes count
+// once. Causes' messages are compared too, but only counted. exceptions.txt names the cases that may
 // differ, with the reason; one that has become needless fails.
 func TestSameAsUpstream(t *testing.T) {
 	corpus, err := diff.Load("corpus")
@@ -59,8 +60,12 @@ func TestSameAsUpstream(t *testing.T) {
 				case difference == "" && ok:
 					t.Errorf("%s: answers alike now: take its exception away (%s)", c.Name, why)
 				}
-				if difference == "" && reflect.DeepEqual(got.Causes, want.Causes) {
+				if difference == "" && slices.Equal(slices.Compact(got.Causes), slices.Compact(want.Causes)) {
 					words++
+				} else if difference == "" && os.Getenv("WORDS") != "" {
+					g, _ := json.Marshal(got.Causes)
+					w, _ := json.Marshal(want.Causes)
+					t.Logf("WORDS %s\n got %s\nwant %s", c.Name, g, w)
 				}
 			}
 		})
@@ -106,7 +111,7 @@ func compare(got, want *diff.Verdict) string {
 		for _, c := range v.Causes {
 			out = append(out, c.Field+" "+c.Reason)
 		}
-		return out
+		return slices.Compact(out) // upstream checks some things twice
 	}
 	if g, w := causes(got), causes(want); !reflect.DeepEqual(g, w) {
 		return "got causes  " + strings.Join(g, "; ") + "\nwant causes " + strings.Join(w, "; ") + "\n(" + want.Message + ")"
