@@ -55,7 +55,8 @@ func (s *Server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 	if conf.GetMetadata().GetName() == "" {
 		return nil, fmt.Errorf("%w: the container's metadata need a name", errInvalid)
 	}
-	if err := addDevices(conf, s.cfg.DeviceDirs); err != nil {
+	hooks, err := addDevices(conf, s.cfg.DeviceDirs)
+	if err != nil {
 		return nil, err
 	}
 	img, err := s.images.Get(conf.GetImage().GetImage())
@@ -65,7 +66,7 @@ func (s *Server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 	c := &container{
 		containerRecord: containerRecord{
 			ID: newID(), Pod: p.ID, Config: message[*runtimeapi.ContainerConfig]{conf}, ImageID: img.ID, ImageRef: img.ID,
-			Created: s.cfg.Now(), Boot: s.boot, TTY: conf.GetTty(), Stop: img.Config.StopSignal,
+			Created: s.cfg.Now(), Boot: s.boot, TTY: conf.GetTty(), Stop: img.Config.StopSignal, Hooks: hooks,
 		},
 		pod: p, image: img, exited: make(chan struct{}),
 	}
@@ -151,7 +152,7 @@ func (s *Server) clear(ctx context.Context, c *container) error {
 		name string
 		do   func() error
 	}{
-		{"forgotten by its executor", func() error { return c.pod.executor.Delete(ctx, c.ID) }},
+		{"forgotten by its executor", func() error { return s.forget(ctx, c) }},
 		{"group removed", func() error { return c.group.Remove(ctx) }},
 		{"descriptors dropped", func() error { return s.holder.Drop(c.ID) }},
 		{"pipes removed", func() error { return os.RemoveAll(s.pipeDir(c.ID)) }},
@@ -161,6 +162,18 @@ func (s *Server) clear(ctx context.Context, c *container) error {
 		s.at("container: " + step.name)
 	}
 	return errors.Join(errs...)
+}
+
+// forget has the executor remove what it keeps of a container without a process. That
+// its poststop hooks fail keeps nobody from going on.
+func (s *Server) forget(ctx context.Context, c *container) error {
+	err := c.pod.executor.Delete(ctx, c.ID)
+	var hook *oci.HookError
+	if ctx.Err() == nil && errors.As(err, &hook) {
+		s.cfg.Log.Warn("after a container's end", "container", c.ID, "error", err)
+		return nil
+	}
+	return err
 }
 
 // RemoveContainer removes a container, killing it first if it runs.

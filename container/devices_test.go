@@ -20,7 +20,9 @@ func TestDevices(t *testing.T) {
 	text := `{"cdiVersion":"0.6.0","kind":"knarr.test/zero","containerEdits":{"env":["VENDOR=x"]},"devices":[
 		{"name":"one","containerEdits":{"deviceNodes":[{"path":"/dev/one","hostPath":"/dev/zero","permissions":"r"}],
 		 "mounts":[{"hostPath":"` + lib + `","containerPath":"/lib/vendor","options":["ro"]}],"additionalGids":[4242]}},
-		{"name":"hooked","containerEdits":{"hooks":[{"hookName":"createContainer","path":"/bin/ldconfig"}]}}]}`
+		{"name":"moment","containerEdits":{"hooks":[{"hookName":"onTuesdays","path":"/bin/true"}]}},
+		{"name":"relative","containerEdits":{"hooks":[{"hookName":"poststop","path":"bin/true"}]}},
+		{"name":"instant","containerEdits":{"hooks":[{"hookName":"poststop","path":"/bin/true","timeout":0}]}}]}`
 	if err := os.WriteFile(filepath.Join(f.Server.cfg.DeviceDirs[0], "zero.json"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +34,7 @@ func TestDevices(t *testing.T) {
 	if got, want := f.output(pod, script, use("knarr.test/zero=one")), "x\n3\nlibrary\nrefused\n0 4242\n"; got != want {
 		t.Errorf("with the device: %q, not %q", got, want)
 	}
-	for _, name := range []string{"knarr.test/zero=hooked", "knarr.test/zero=none"} {
+	for _, name := range []string{"knarr.test/zero=moment", "knarr.test/zero=relative", "knarr.test/zero=instant", "knarr.test/zero=none"} {
 		conf := &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "x"}, Image: &runtimeapi.ImageSpec{Image: f.image}}
 		use(name)(conf)
 		if _, err := f.CreateContainer(f.ctx(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: conf}); status.Code(coded(err)) != codes.InvalidArgument {

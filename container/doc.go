@@ -8,7 +8,7 @@
 //	Root/pods/<id>.json        a sandbox's configuration and state
 //	Root/containers/<id>/      state.json, and the writable layer (upper, work)
 //	Run/ns/<id>/               the sandbox's pinned namespaces and /dev/shm
-//	Run/c/<id>/                FIFOs of the container's output and input
+//	Run/c/<id>/                FIFOs of the container's output and input; its bundle, if it has one
 //	Run/holder.sock            the process that keeps pidfds and pipes, see package oci
 //
 // The life of a container:

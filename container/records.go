@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -66,6 +67,7 @@ type containerRecord struct {
 	User       userRecord
 	Cgroup     string
 	LogPath    string
+	Hooks      *specs.Hooks `json:",omitempty"` // that its devices want
 }
 
 type userRecord struct {

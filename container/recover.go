@@ -157,10 +157,10 @@ func (s *Server) recoverContainer(ctx context.Context, c *container) {
 // recoverUnstarted deals with a container whose record knows no start. Were we
 // killed in the middle of one, its process may run, unrecorded: it is ended.
 func (s *Server) recoverUnstarted(ctx context.Context, c *container) {
-	if err := c.group.Kill(); err != nil {
+	if err := c.group.KillEach(); err != nil { // it may be started yet
 		s.cfg.Log.Warn("killing a half-started container", "container", c.ID, "error", err)
 	}
-	if err := errors.Join(c.pod.executor.Delete(ctx, c.ID), s.holder.Drop(c.ID)); err != nil {
+	if err := errors.Join(s.forget(ctx, c), s.holder.Drop(c.ID)); err != nil {
 		s.cfg.Log.Warn("letting go of a half-started container", "container", c.ID, "error", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -94,4 +95,35 @@ func survivesKill(t *testing.T, f *fixture) {
 	if st := f.wait(ids[2]); st.ExitCode != 0 {
 		t.Errorf("the container with a terminal ended with %v", st)
 	}
+}
+
+// A container that an earlier runtime made, and one that it was killed while starting,
+// can be started.
+func TestStartsAfterRestart(t *testing.T) {
+	eachExecutor(t, func(t *testing.T, f *fixture) {
+		pod := f.sandbox(nil)
+		whole, half := f.create(pod, "echo whole", nil), f.create(pod, "echo half", nil)
+		// What is in its group without a record of a start is what a kill leaves.
+		stray := exec.Command("sleep", "1000")
+		if err := stray.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.containers[half].group.JoinAll(stray.Process.Pid); err != nil {
+			t.Error(err)
+		}
+		f.hand(func() {})
+		if err := stray.Wait(); err == nil || err.Error() != "signal: killed" {
+			t.Errorf("the process that was left ended with %v", err)
+		}
+		for id, want := range map[string]string{whole: "whole\n", half: "half\n"} {
+			if _, err := f.StartContainer(f.ctx(), &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+				t.Error(err)
+				continue
+			}
+			f.wait(id)
+			if out, _ := f.logText(id); out != want {
+				t.Errorf("%q, not %q", out, want)
+			}
+		}
+	})
 }

@@ -99,7 +99,7 @@ func (s *Server) open() (err error) {
 	if s.layout, err = cgroup.Detect(); err != nil {
 		return err
 	}
-	if s.launcher, err = oci.NewLauncher(); err != nil {
+	if s.launcher, err = oci.NewLauncher(filepath.Join(s.cfg.Run, "c")); err != nil {
 		return err
 	}
 	s.external = map[string]*external.Runtime{}

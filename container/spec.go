@@ -2,12 +2,14 @@ package container
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/container/oci"
+	"knarr.dev/knarr/container/oci/bundle"
 )
 
 // spec says in the executor's terms what the CRI and the image ask for.
@@ -51,10 +53,37 @@ func (s *Server) spec(c *container) (*oci.Spec, error) {
 	if spec.Mounts, err = s.mounts(c); err != nil {
 		return nil, err
 	}
+	if c.Hooks != nil {
+		spec.Hooks, spec.Annotations, spec.Bundle = c.Hooks, conf.GetAnnotations(), s.pipeDir(c.ID)
+		spec.Rootfs.Target = filepath.Join(spec.Bundle, "rootfs")
+	}
 	for _, d := range conf.GetDevices() {
 		spec.Devices = append(spec.Devices, oci.Device{HostPath: d.GetHostPath(), Path: d.GetContainerPath(), Access: d.GetPermissions()})
 	}
 	return spec, nil
+}
+
+// writeBundle describes a container of our own to its hooks; other executors do it
+// themselves.
+func (s *Server) writeBundle(spec *oci.Spec, c *container) error {
+	if spec.Hooks == nil || c.pod.executor != oci.Executor(s.launcher) {
+		return nil
+	}
+	if err := os.MkdirAll(spec.Rootfs.Target, 0o711); err != nil {
+		return fmt.Errorf("making a bundle: %w", err)
+	}
+	if err := bundle.Of(spec, s.launcher, spec.Bundle, spec.Rootfs.Target, c.Cgroup).Write(spec.Bundle); err != nil {
+		return err
+	}
+	if spec.Users == nil {
+		return nil
+	}
+	// Hooks in the container's namespaces read it as its root.
+	owner := int(spec.Users.Host(0))
+	if err := os.Chown(filepath.Join(spec.Bundle, oci.ConfigFile), owner, owner); err != nil {
+		return fmt.Errorf("giving a bundle to the container's root: %w", err)
+	}
+	return nil
 }
 
 // commandLine follows Kubernetes' rule: a command replaces the image's

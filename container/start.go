@@ -60,11 +60,14 @@ func (s *Server) start(ctx context.Context, c *container) error {
 		return err
 	}
 	s.at("container: output opened")
-	child, err := c.pod.executor.Start(ctx, spec, stdio, c.group)
+	var child *oci.Child
+	if err = s.writeBundle(spec, c); err == nil {
+		child, err = c.pod.executor.Start(ctx, spec, stdio, c.group)
+	}
 	closeAll(stdio.In, stdio.Out, stdio.Err)
 	if err != nil {
 		out.close()
-		return err
+		return errors.Join(err, s.unhook(context.WithoutCancel(ctx), c))
 	}
 	s.at("container: process started")
 	c.mu.Lock()
@@ -84,10 +87,22 @@ func (s *Server) start(ctx context.Context, c *container) error {
 		err = errors.Join(err, c.group.Kill())
 		_, waited := child.Wait(context.WithoutCancel(ctx))
 		c.release()
-		return errors.Join(err, waited)
+		return errors.Join(err, waited, s.unhook(context.WithoutCancel(ctx), c))
 	}
 	s.at("container: started")
 	return nil
+}
+
+// unhook ends what the hooks of a container left in its group, and runs its poststop
+// hooks. Its first process is dead. The executor knows it no more afterwards.
+func (s *Server) unhook(ctx context.Context, c *container) error {
+	if c.Hooks == nil {
+		return nil
+	}
+	if err := c.group.Kill(); err != nil {
+		return err
+	}
+	return s.forget(ctx, c)
 }
 
 func closeAll(files ...*os.File) {
@@ -127,6 +142,12 @@ func (s *Server) finish(c *container, code int, at time.Time) {
 		c.output.drain(s.life)
 	}
 	s.at("container: output read")
+	if err := s.unhook(s.life, c); err != nil {
+		s.cfg.Log.Error("after a container's end", "container", c.ID, "error", err)
+	}
+	if c.Hooks != nil && s.life.Err() != nil {
+		return // the hooks may not have been run: our successor sees to the end
+	}
 	c.mu.Lock()
 	c.ExitCode, c.Finished = int32(code), at
 	switch {

@@ -44,10 +44,14 @@ type Mount struct {
 	Options       []string `json:"options,omitempty"`
 }
 
-// Hook is a program to be run at some point of the container's life.
+// Hook is a program to be run at some moment of the container's life, which HookName
+// names as the OCI runtime specification does.
 type Hook struct {
-	HookName string `json:"hookName"`
-	Path     string `json:"path"`
+	HookName string   `json:"hookName"`
+	Path     string   `json:"path"`
+	Args     []string `json:"args,omitempty"`
+	Env      []string `json:"env,omitempty"`
+	Timeout  *int     `json:"timeout,omitempty"` // in seconds
 }
 
 // spec is one file.

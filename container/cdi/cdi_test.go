@@ -20,6 +20,7 @@ devices:
     deviceNodes: [{path: /dev/a, hostPath: /dev/null, permissions: rw}]
     mounts: [{hostPath: /usr/lib/vendor, containerPath: /usr/lib/vendor, options: [ro, nosuid]}]
     additionalGids: [44]
+    hooks: [{hookName: createContainer, path: /usr/bin/vendor, args: [vendor, update, --folder, /lib], env: [A=b], timeout: 5}]
 - name: b
   containerEdits: {env: ["DEV=b"]}
 `
@@ -35,6 +36,7 @@ func TestResolve(t *testing.T) {
 	write(low, "broken.json", "{")
 	write(high, "other.json", `{"cdiVersion":"0.6.0","kind":"vendor.com/net","devices":[{"name":"b","containerEdits":{"env":["DEV=newer"]}},{"name":"twice"}]}`)
 	write(high, "third.json", `{"cdiVersion":"0.6.0","kind":"vendor.com/net","devices":[{"name":"twice"}]}`)
+	five := 5
 	dirs := []string{low, high, filepath.Join(low, "missing")}
 	for _, c := range []struct {
 		names []string
@@ -44,6 +46,7 @@ func TestResolve(t *testing.T) {
 		{names: []string{"vendor.com/net=a"}, want: Edits{
 			Env: []string{"ALL=1", "DEV=a"}, DeviceNodes: []DeviceNode{{"/dev/a", "/dev/null", "rw"}},
 			Mounts: []Mount{{"/usr/lib/vendor", "/usr/lib/vendor", []string{"ro", "nosuid"}}}, AdditionalGIDs: []uint32{44},
+			Hooks: []Hook{{HookName: "createContainer", Path: "/usr/bin/vendor", Args: []string{"vendor", "update", "--folder", "/lib"}, Env: []string{"A=b"}, Timeout: &five}},
 		}},
 		{names: []string{"vendor.com/net=b"}, want: Edits{Env: []string{"DEV=newer"}}},
 		{names: []string{"vendor.com/net=c"}, err: "unknown CDI device vendor.com/net=c"},

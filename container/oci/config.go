@@ -15,11 +15,13 @@ const (
 	flagPause
 	flagUser
 	flagJoin
+	flagCreated
+	flagStarting
 )
 
 const (
 	configMagic = 0x6b6e7201
-	headerSize  = 14*4 + 5*8
+	headerSize  = 16*4 + 5*8
 )
 
 // initConfig is what init.c is told. encode lays it out as its struct config,
@@ -34,6 +36,7 @@ type initConfig struct {
 	setns            uint32
 	caps             Caps
 	nofile           uint64
+	program          string // the path to be executed; empty: the first argument is looked up
 }
 
 func (c *initConfig) encode() []byte {
@@ -51,6 +54,10 @@ func (c *initConfig) encode() []byte {
 	for _, g := range c.groups {
 		groups = le.AppendUint32(groups, g)
 	}
+	program := uint32(0)
+	if c.program != "" {
+		program = place(strings0([]string{c.program}))
+	}
 	words := []uint32{
 		configMagic, c.flags, c.uid, c.gid,
 		uint32(len(c.groups)), place(groups),
@@ -58,6 +65,7 @@ func (c *initConfig) encode() []byte {
 		uint32(len(c.masked)), place(strings0(c.masked)),
 		uint32(len(c.readonly)), place(strings0(c.readonly)),
 		place(strings0([]string{c.cwd})), c.setns,
+		program, 0,
 	}
 	head := data[:0:headerSize]
 	for _, w := range words {

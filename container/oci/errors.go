@@ -3,7 +3,6 @@ package oci
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,12 +54,14 @@ var stages = [...]string{
 }
 
 const (
-	stageLookup = 14
-	stageExec   = 15
+	stageReplaced = 0 // no failure: another process goes on
+	stageLookup   = 14
+	stageExec     = 15
+	stagePause    = 18 // no failure: the process waits for hooks to be run
 )
 
-func startError(args []string, stage uint32, errno int32) *StartError {
-	e := &StartError{Program: strings.Join(args[:1], ""), Errno: unix.Errno(errno), lookup: stage == stageLookup}
+func startError(program string, stage uint32, errno int32) *StartError {
+	e := &StartError{Program: program, Errno: unix.Errno(errno), lookup: stage == stageLookup}
 	if stage != stageLookup && stage != stageExec {
 		e.Stage = "preparing the process"
 		if int(stage) < len(stages) && stages[stage] != "" {

@@ -23,8 +23,17 @@ type ExecSpec struct {
 // Exec runs a further process in the container of spec.Target: its namespaces,
 // its root, its cgroups. With TTY the child's Console is the terminal's master.
 func (l *Launcher) Exec(ctx context.Context, spec *ExecSpec, stdio Stdio, cg Cgroup) (Command, error) {
+	child, err := l.exec(ctx, spec, "", stdio, cg)
+	if err != nil {
+		return nil, err // a nil Child in an interface would not be nil
+	}
+	return child, nil
+}
+
+// exec runs the file program, empty: that of the first argument.
+func (l *Launcher) exec(ctx context.Context, spec *ExecSpec, program string, stdio Stdio, cg Cgroup) (*Child, error) {
 	cfg := initConfig{
-		flags: flagSetns | flagJoin, cwd: spec.Cwd,
+		flags: flagSetns | flagJoin, cwd: spec.Cwd, program: program,
 		setns: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
 	}
 	l.identity(&cfg, &spec.Process, spec.TTY)

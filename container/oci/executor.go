@@ -18,8 +18,8 @@ type Executor interface {
 	// Signal sends sig to the first process of container id, which child identifies.
 	// A process that is gone already is no error.
 	Signal(ctx context.Context, id string, child *Child, sig unix.Signal) error
-	// Delete removes what Start left of container id, whose processes are dead. An
-	// unknown container is no error.
+	// Delete removes what Start left of container id, whose processes are dead, and runs
+	// its poststop hooks, once. An unknown container is no error.
 	Delete(ctx context.Context, id string) error
 }
 
@@ -39,9 +39,6 @@ type Command interface {
 func (l *Launcher) Signal(_ context.Context, _ string, child *Child, sig unix.Signal) error {
 	return child.Signal(sig)
 }
-
-// Delete has nothing to remove: mounts and namespaces go with the last process.
-func (l *Launcher) Delete(context.Context, string) error { return nil }
 
 // Permitted is the part of caps that this process may hand on.
 func (l *Launcher) Permitted(caps Caps) Caps {

@@ -16,14 +16,16 @@ import (
 
 // Launcher starts processes in containers. It is safe for concurrent use.
 type Launcher struct {
-	init   *os.File
-	null   *os.File
-	caps   uint64 // what this process may hand on
-	nofile uint64
+	init    *os.File
+	null    *os.File
+	caps    uint64 // what this process may hand on
+	nofile  uint64
+	bundles string
 }
 
-// NewLauncher prepares the program that every container begins with.
-func NewLauncher() (*Launcher, error) {
+// NewLauncher prepares the program that every container begins with. bundles is the
+// folder in which containers with hooks have their bundles, named as they are.
+func NewLauncher(bundles string) (*Launcher, error) {
 	initFile, err := program("knarr-init", initProgram)
 	if err != nil {
 		return nil, err
@@ -41,7 +43,7 @@ func NewLauncher() (*Launcher, error) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return nil, fmt.Errorf("reading the limit of open files: %w", err)
 	}
-	return &Launcher{init: initFile, null: null, caps: caps, nofile: lim.Max}, nil
+	return &Launcher{init: initFile, null: null, caps: caps, nofile: lim.Max, bundles: bundles}, nil
 }
 
 // Close releases the launcher; processes it started are not touched.
@@ -69,6 +71,17 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 	}
 	cfg.flags ^= flagProc
 	l.identity(&cfg, &spec.Process, spec.TTY)
+	var h *hooks
+	tree := spec
+	if spec.Hooks != nil {
+		h = &hooks{Hooks: spec.Hooks, l: l, spec: spec, cg: cg}
+		cfg.flags |= h.flags()
+		if h.beforeRoot() {
+			open := *spec
+			open.ReadonlyRootfs = false // until they have been run
+			tree = &open
+		}
+	}
 
 	var child *Child
 	err := OnThread(func() error {
@@ -78,7 +91,7 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 		// The process namespace is left to the init program: see join_processes there.
 		ns := spec.Namespaces
 		ns.PID = ""
-		root, err := build(spec, func() error { return enter(ns) })
+		root, err := build(tree, func() error { return enter(ns) })
 		if err != nil {
 			return err
 		}
@@ -97,6 +110,9 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 			stdio = Stdio{slave, slave, slave}
 		}
 		j := &job{args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: root, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj}
+		if h != nil {
+			h.root, j.paused = root, h.run
+		}
 		switch spec.Namespaces.PID {
 		case "":
 		case Private:
@@ -118,6 +134,11 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 		child.Console = console
 		return nil
 	})
+	if err == nil && h != nil {
+		if err := h.started(ctx, child); err != nil {
+			return nil, errors.Join(err, child.discard())
+		}
+	}
 	return child, err
 }
 
@@ -191,6 +212,16 @@ type job struct {
 	cgroup    Cgroup // nil: none is joined
 	oomScore  int
 	processes *os.File // the process namespace to join, if cfg says so
+	// paused is called when the process waits at a moment that cfg names.
+	paused func(ctx context.Context, moment int32, child *Child) error
+}
+
+// program is what is executed, as whoever asked for it knows it.
+func (j *job) program() string {
+	if j.cfg.program != "" {
+		return j.cfg.program
+	}
+	return j.args[0]
 }
 
 // spawn clones the init program and follows it until the real program runs.
@@ -254,7 +285,7 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 		unix.Close(pidfd)
 		return nil, err
 	}
-	err = follow(ctx, child, ours, j.args, j.cgroup, j.oomScore)
+	err = follow(ctx, child, ours, j)
 	if attr.Sys.Setpgid && child.PID == pid { // without having been replaced
 		if err == nil {
 			err = errors.New("the container's process was killed while it was being started")
@@ -269,40 +300,54 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 }
 
 // follow is the parent's side of the protocol drawn in c/init.c.
-func follow(ctx context.Context, child *Child, sync *os.File, args []string, cg Cgroup, oomScore int) error {
-	if cg != nil {
-		if err := cg.Join(child.PID); err != nil {
+func follow(ctx context.Context, child *Child, sync *os.File, j *job) error {
+	if j.cgroup != nil {
+		if err := j.cgroup.Join(child.PID); err != nil {
 			return err
 		}
 	}
 	// Best effort: without CAP_SYS_RESOURCE the score can only be raised.
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", child.PID), []byte(strconv.Itoa(oomScore)), 0)
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", child.PID), []byte(strconv.Itoa(j.oomScore)), 0)
 	stop := context.AfterFunc(ctx, func() { _ = sync.Close() })
 	defer stop()
-	var answer [8]byte
-	release := func() (n int, err error) {
-		if _, err := sync.Write([]byte{1}); err != nil {
-			return 0, fmt.Errorf("releasing it: %w", err)
+	for {
+		ended, stage, detail, err := release(sync)
+		if err != nil {
+			return fmt.Errorf("waiting for the container's process: %w", errors.Join(err, ctx.Err()))
 		}
-		return sync.Read(answer[:])
-	}
-	n, err := release()
-	le := binary.LittleEndian
-	if err == nil && n == len(answer) && le.Uint32(answer[:4]) == 0 {
-		if err := child.replace(int(le.Uint32(answer[4:]))); err != nil {
+		switch {
+		case ended:
+			return nil
+		case stage == stageReplaced:
+			err = child.replace(int(detail))
+		case stage == stagePause && j.paused != nil:
+			err = j.paused(ctx, detail, child)
+		default:
+			return startError(j.program(), stage, detail)
+		}
+		if err != nil {
 			return err
 		}
-		n, err = release()
 	}
-	switch {
+}
+
+// release lets the process go on and reads what it says next. ended: it is the program
+// now, and says no more.
+func release(sync *os.File) (ended bool, stage uint32, detail int32, err error) {
+	if _, err := sync.Write([]byte{1}); err != nil {
+		return false, 0, 0, fmt.Errorf("releasing it: %w", err)
+	}
+	var answer [8]byte
+	switch n, err := sync.Read(answer[:]); {
 	case errors.Is(err, io.EOF) || err == nil && n == 0:
-		return nil
+		return true, 0, 0, nil
 	case err != nil:
-		return fmt.Errorf("waiting for the container's process: %w", errors.Join(err, ctx.Err()))
+		return false, 0, 0, err
 	case n != len(answer):
-		return errors.New("the container's process sent a malformed answer")
+		return false, 0, 0, errors.New("it sent a malformed answer")
 	}
-	return startError(args, le.Uint32(answer[:4]), int32(le.Uint32(answer[4:])))
+	le := binary.LittleEndian
+	return false, le.Uint32(answer[:4]), int32(le.Uint32(answer[4:])), nil
 }
 
 func (l *Launcher) or(f *os.File) uintptr {

@@ -30,6 +30,12 @@ type Spec struct {
 	Process
 	OOMScoreAdj int
 	TTY         bool
+
+	// Hooks are run at moments of the container's life; nil: none. With them Bundle is a
+	// folder in which the container is described to them, and Rootfs.Target is below it.
+	Hooks       *specs.Hooks
+	Bundle      string
+	Annotations map[string]string // told to hooks
 }
 
 // Process are the privileges of a process, of a container's first and of those

@@ -10,6 +10,10 @@
  *                                        place, see join_processes
  *   one more byte on fd 4       ----->   the child goes on
  *                                        /proc, masks, identity, filter
+ *                               <-----   {S_PAUSE, 1} before it enters the root, {S_PAUSE, 2}
+ *                                        before it gives up privileges, if the container has
+ *   runs the hooks                       hooks for that moment
+ *   one more byte on fd 4       ----->   the child goes on
  *                               <-----   {stage, errno} on fd 4 when a step fails, or
  *   end of file on fd 4         <-----   execve succeeded (fd 4 is close-on-exec)
  *
@@ -29,10 +33,10 @@
 #include <linux/fcntl.h>
 
 enum { CONFIG_FD = 3, SYNC_FD = 4, ROOT_FD = 5, USER_FD = 6, PROGRAM_FD = 7, PROCESSES_FD = 8 };
-enum { F_PIVOT = 1, F_NEWCGROUP = 2, F_PROC = 4, F_TTY = 8, F_NNP = 16, F_SETNS = 32, F_PAUSE = 64, F_USER = 128, F_JOIN = 256 };
+enum { F_PIVOT = 1, F_NEWCGROUP = 2, F_PROC = 4, F_TTY = 8, F_NNP = 16, F_SETNS = 32, F_PAUSE = 64, F_USER = 128, F_JOIN = 256, F_CREATED = 512, F_STARTING = 1024 };
 enum {
 	S_CONFIG = 1, S_SETNS, S_CGROUPNS, S_PIVOT, S_PROC, S_MASK, S_READONLY, S_TTY,
-	S_SECCOMP, S_CAPS, S_GROUPS, S_USER, S_CWD, S_LOOKUP, S_EXEC, S_LIMIT, S_USERNS,
+	S_SECCOMP, S_CAPS, S_GROUPS, S_USER, S_CWD, S_LOOKUP, S_EXEC, S_LIMIT, S_USERNS, S_PAUSE,
 };
 
 struct config {
@@ -43,6 +47,7 @@ struct config {
 	u32 nmasked, masked;
 	u32 nreadonly, readonly;
 	u32 cwd, setns;
+	u32 program, unused; /* the path to be executed; 0: argv[0] is looked up */
 	u64 bounding, effective, inheritable, ambient;
 	u64 nofile;
 };
@@ -62,6 +67,13 @@ static void die(u32 stage, long err) {
 static void await(void) {
 	char go;
 	if (SYS3(__NR_read, SYNC_FD, &go, 1) != 1) SYS1(__NR_exit_group, 127);
+}
+
+/* Lets the parent run hooks. */
+static void pause_for(int32_t moment) {
+	struct failure f = { S_PAUSE, moment };
+	SYS3(__NR_write, SYNC_FD, &f, sizeof f);
+	await();
 }
 
 static void check(u32 stage, long ret) { if (ret < 0) die(stage, ret); }
@@ -117,11 +129,10 @@ static void identity(const struct config *c) {
 		if (c->ambient >> i & 1) SYS4(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0);
 }
 
-/* Runs argv[0], looked up in envp's PATH when it holds no slash. */
-static void run(char **argv, char **envp) {
+/* Runs name, looked up in envp's PATH when it holds no slash. */
+static void run(const char *name, char **argv, char **envp) {
 	static char path[4096];
 	const char *p = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-	const char *name = argv[0];
 	size_t i, n = len(name);
 	long denied = 0;
 	for (i = 0; i < n; i++)
@@ -160,6 +171,25 @@ static void user_namespace(const struct config *c) {
 		check(S_USER, SYS3(__NR_setresgid, 0, 0, 0));
 		check(S_USER, SYS3(__NR_setresuid, 0, 0, 0));
 	}
+}
+
+static void mount_proc(void) {
+	check(S_PROC, SYS5(__NR_mount, "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, 0));
+}
+
+/*
+ * Hooks that run before the root is entered find /proc in it. Links in the image lead
+ * nowhere else, as this one is in the root while it mounts.
+ */
+static void mount_proc_early(void) {
+	long host = SYS4(__NR_openat, AT_FDCWD, "/", 010000000 /* O_PATH */, 0);
+	check(S_PROC, host);
+	check(S_PROC, SYS1(__NR_fchdir, ROOT_FD));
+	check(S_PROC, SYS1(__NR_chroot, "."));
+	mount_proc();
+	check(S_PROC, SYS1(__NR_fchdir, host));
+	check(S_PROC, SYS1(__NR_chroot, "."));
+	SYS1(__NR_close, host);
 }
 
 static void pivot(void) {
@@ -232,14 +262,22 @@ __attribute__((used)) void start_c(long *sp) {
 		pause_forever();
 	}
 	if (c->flags & F_SETNS) check(S_SETNS, SYS2(__NR_setns, ROOT_FD, c->setns));
+	if (c->flags & F_CREATED) {
+		/* A process namespace that is joined sees this one only when the host's files are
+		 * out of reach, so its /proc cannot be had yet. */
+		if ((c->flags & (F_PROC | F_JOIN)) == F_PROC) {
+			mount_proc_early();
+			c->flags &= ~F_PROC;
+		}
+		pause_for(1);
+	}
 	if (c->flags & F_PIVOT) pivot();
 	if (c->flags & (F_PIVOT | F_SETNS)) {
 		SYS1(__NR_close, ROOT_FD);
 		check(S_PIVOT, SYS1(__NR_chdir, "/"));
 	}
 	if (c->flags & F_JOIN) join_processes(c);
-	if (c->flags & F_PROC)
-		check(S_PROC, SYS5(__NR_mount, "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, 0));
+	if (c->flags & F_PROC) mount_proc();
 	for (s = blob + c->readonly, i = 0; i < c->nreadonly; i++, s += len(s) + 1) freeze(s);
 	for (s = blob + c->masked, i = 0; i < c->nmasked; i++, s += len(s) + 1) mask(s);
 
@@ -251,6 +289,7 @@ __attribute__((used)) void start_c(long *sp) {
 	}
 	if (c->flags & F_USER) user_namespace(c);
 	if (c->flags & F_NEWCGROUP) check(S_CGROUPNS, SYS1(__NR_unshare, CLONE_NEWCGROUP));
+	if (c->flags & F_STARTING) pause_for(2);
 	if (!(c->flags & F_NNP)) filter(c);
 	cwd = SYS1(__NR_chdir, blob + c->cwd);
 	identity(c);
@@ -260,5 +299,5 @@ __attribute__((used)) void start_c(long *sp) {
 		check(S_SECCOMP, SYS5(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 		filter(c);
 	}
-	run(argv, envp);
+	run(c->program ? blob + c->program : argv[0], argv, envp);
 }

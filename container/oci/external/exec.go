@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/container/oci"
+	"knarr.dev/knarr/container/oci/bundle"
 )
 
 // Exec runs a further process. The program stays in the foreground meanwhile and
@@ -29,7 +30,7 @@ func (r *Runtime) Exec(ctx context.Context, spec *oci.ExecSpec, stdio oci.Stdio,
 }
 
 func (r *Runtime) exec(ctx context.Context, dir string, spec *oci.ExecSpec, stdio oci.Stdio, cg oci.Cgroup) (*command, error) {
-	process, err := json.Marshal(r.process(&spec.Process, spec.Args, spec.Env, spec.Cwd, spec.TTY))
+	process, err := json.Marshal(bundle.Process(r.host, &spec.Process, spec.Args, spec.Env, spec.Cwd, spec.TTY))
 	if err != nil {
 		return nil, err
 	}

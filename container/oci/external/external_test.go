@@ -14,7 +14,7 @@ import (
 
 // The configuration says what the spec says, and no more.
 func TestBundle(t *testing.T) {
-	host, err := oci.NewLauncher()
+	host, err := oci.NewLauncher("/b")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestBundle(t *testing.T) {
 		{"own /sys", "runc", base(func(s *oci.Spec) { s.Mounts = []oci.Mount{{Source: "/sys", Target: "/sys/"}} }), nil, []string{`"type":"sysfs"`, `"type":"cgroup","source"`}},
 	} {
 		r := New(c.name, Config{Path: c.program}, "/state", "/b", host)
-		data, err := json.Marshal(r.bundle(c.spec, "/b", "/g/c"))
+		data, err := json.Marshal(r.describe(c.spec, "/b", "/g/c"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,13 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/container/oci"
+	"knarr.dev/knarr/container/oci/bundle"
 	"knarr.dev/knarr/container/rooted"
 )
 
 // mount gives the calling thread a mount namespace and puts into it what the bundle
 // refers to: the root file system, the images mounted as volumes, and copies of those
 // mounts that the container shares with the host.
-func (r *Runtime) mount(s *oci.Spec, bundle, group string) (err error) {
+func (r *Runtime) mount(s *oci.Spec, dir, group string) (err error) {
 	shared := map[int]int{}
 	defer func() {
 		for _, fd := range shared {
@@ -33,7 +34,7 @@ func (r *Runtime) mount(s *oci.Spec, bundle, group string) (err error) {
 		return err
 	}
 	rootfs := s.Rootfs
-	rootfs.Target = filepath.Join(bundle, "rootfs")
+	rootfs.Target = filepath.Join(dir, "rootfs")
 	if err := oci.MountRoot(rootfs); err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func (r *Runtime) mount(s *oci.Spec, bundle, group string) (err error) {
 		return fmt.Errorf("making working directory %s: %w", s.Cwd, err)
 	}
 	for i, m := range s.Mounts {
-		at := volume(bundle, i)
+		at := bundle.Volume(dir, i)
 		switch fd, ok := shared[i]; {
 		case ok:
 			delete(shared, i)
@@ -59,11 +60,16 @@ func (r *Runtime) mount(s *oci.Spec, bundle, group string) (err error) {
 			return err
 		}
 	}
-	return writeBundle(bundle, r.bundle(s, bundle, group))
+	return r.describe(s, dir, group).Write(dir)
 }
 
-// volume is where the i-th mount of a container is prepared, if it needs to be.
-func volume(bundle string, i int) string { return filepath.Join(bundle, fmt.Sprint("volume-", i)) }
+// describe leaves groups to programs that are not placed in theirs.
+func (r *Runtime) describe(s *oci.Spec, dir, group string) *bundle.Config {
+	if r.kind.placed {
+		group = ""
+	}
+	return bundle.Of(s, r.host, dir, "rootfs", group)
+}
 
 // mountPoint makes at a folder or a file, as source is.
 func mountPoint(source, at string) error {

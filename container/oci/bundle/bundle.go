@@ -1,4 +1,6 @@
-package external
+// Package bundle describes containers in the terms of the OCI runtime specification, for
+// programs that run them and for hooks: as a folder with the file config.json.
+package bundle
 
 import (
 	"encoding/json"
@@ -14,15 +16,17 @@ import (
 	"knarr.dev/knarr/container/oci"
 )
 
-// config is the part of a bundle's configuration (config.json) that is used here:
+// Config is the part of a bundle's configuration (config.json) that is used here:
 // specs.Spec would bring the descriptions of four more systems into the binary.
-type config struct {
-	Version  string         `json:"ociVersion"`
-	Process  *specs.Process `json:"process"`
-	Root     *specs.Root    `json:"root"`
-	Hostname string         `json:"hostname,omitempty"`
-	Mounts   []specs.Mount  `json:"mounts"`
-	Linux    linux          `json:"linux"`
+type Config struct {
+	Version     string            `json:"ociVersion"`
+	Process     *specs.Process    `json:"process"`
+	Root        *specs.Root       `json:"root"`
+	Hostname    string            `json:"hostname,omitempty"`
+	Mounts      []specs.Mount     `json:"mounts"`
+	Hooks       *specs.Hooks      `json:"hooks,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Linux       linux             `json:"linux"`
 }
 
 type linux struct {
@@ -40,21 +44,30 @@ type resources struct {
 	Devices []specs.LinuxDeviceCgroup `json:"devices"`
 }
 
-func writeBundle(dir string, s *config) error {
-	data, err := json.Marshal(s)
+// Write puts the configuration into the folder dir, whole or not at all.
+func (c *Config) Write(dir string) error {
+	data, err := json.Marshal(c)
+	file := filepath.Join(dir, oci.ConfigFile)
+	if err == nil {
+		err = os.WriteFile(file+".tmp", data, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(file+".tmp", file)
+	}
 	if err != nil {
 		return fmt.Errorf("writing a bundle: %w", err)
 	}
-	return os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600)
+	return nil
 }
 
-// bundle says in the specification's terms what s asks for. Limits are not in it:
-// the control group has them already.
-func (r *Runtime) bundle(s *oci.Spec, dir, group string) *config {
-	p := r.process(&s.Process, s.Args, s.Env, s.Cwd, s.TTY)
-	b := &config{
-		Version: "1.0.2", Process: p, Root: &specs.Root{Path: "rootfs", Readonly: s.ReadonlyRootfs},
-		Mounts: r.mounts(s, dir),
+// Of says in the specification's terms what s asks for. host knows what this machine
+// permits, dir is the bundle's folder, root the container's tree in it. group is the
+// path of the control group if whoever reads this is to place the container there and to
+// limit its devices, else empty; other limits are not told: the group has them already.
+func Of(s *oci.Spec, host *oci.Launcher, dir, root, group string) *Config {
+	b := &Config{
+		Version: oci.VersionOCI, Process: Process(host, &s.Process, s.Args, s.Env, s.Cwd, s.TTY),
+		Root: &specs.Root{Path: root, Readonly: s.ReadonlyRootfs}, Mounts: mounts(s, dir), Hooks: s.Hooks, Annotations: s.Annotations,
 		Linux: linux{
 			Namespaces: namespaces(s.Namespaces), Seccomp: profile(s.Profile),
 			MaskedPaths: s.MaskedPaths, ReadonlyPaths: s.ReadonlyPaths, RootfsPropagation: propagation(s.Mounts),
@@ -78,17 +91,17 @@ func (r *Runtime) bundle(s *oci.Spec, dir, group string) *config {
 			rules = append(rules, rule)
 		}
 	}
-	if !r.kind.placed {
+	if group != "" {
 		b.Linux.CgroupsPath = group
 		b.Linux.Resources = &resources{Devices: rules}
 	}
 	return b
 }
 
-// process is the same for a container's first process and for later ones.
-func (r *Runtime) process(p *oci.Process, args, env []string, cwd string, tty bool) *specs.Process {
-	caps := r.host.Permitted(p.Caps)
-	files := r.host.OpenFiles()
+// Process describes a container's first process, and later ones alike.
+func Process(host *oci.Launcher, p *oci.Process, args, env []string, cwd string, tty bool) *specs.Process {
+	caps := host.Permitted(p.Caps)
+	files := host.OpenFiles()
 	return &specs.Process{
 		Terminal: tty, Args: args, Env: env, Cwd: cwd, NoNewPrivileges: p.NoNewPrivs,
 		User: specs.User{UID: p.UID, GID: p.GID, AdditionalGids: p.Groups},
@@ -137,7 +150,7 @@ func profile(p *specs.LinuxSeccomp) *specs.LinuxSeccomp {
 }
 
 // mounts are those that every container has, then the container's own.
-func (r *Runtime) mounts(s *oci.Spec, dir string) []specs.Mount {
+func mounts(s *oci.Spec, dir string) []specs.Mount {
 	taken := map[string]bool{}
 	for _, m := range s.Mounts {
 		taken[path.Clean(m.Target)] = true
@@ -165,10 +178,13 @@ func (r *Runtime) mounts(s *oci.Spec, dir string) []specs.Mount {
 		list = append(list, m)
 	}
 	for i, m := range s.Mounts {
-		list = append(list, mount(m, volume(dir, i)))
+		list = append(list, mount(m, Volume(dir, i)))
 	}
 	return list
 }
+
+// Volume is where the i-th mount of a container is prepared, if it needs to be.
+func Volume(dir string, i int) string { return filepath.Join(dir, fmt.Sprint("volume-", i)) }
 
 func mount(m oci.Mount, prepared string) specs.Mount {
 	o := specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: []string{"rbind"}}
