@@ -332,22 +332,32 @@ func fieldValidation(r *http.Request) (string, error) {
 
 // decode reads the body as an object of gvk into into.
 func decode(w http.ResponseWriter, r *http.Request, gvk schema.GroupVersionKind, into runtime.Object) error {
+	_, actual, err := decodeKind(w, r, gvk, into)
+	if err == nil && actual != nil && actual.GroupVersion() != gvk.GroupVersion() {
+		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", actual.GroupVersion(), gvk.GroupVersion()))
+	}
+	return err
+}
+
+// decodeKind reads the body as an object of gvk's kind: into if it is of gvk's
+// version, else another object.
+func decodeKind(w http.ResponseWriter, r *http.Request, gvk schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
 	data, media, err := body(w, r)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	mode, err := fieldValidation(r)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if len(data) == 0 && r.Method == http.MethodDelete {
-		return nil
+		return into, nil, nil
 	}
 	out, actual, err := codec.Decode(data, media, gvk, into, mode != metav1.FieldValidationIgnore)
 	if runtime.IsStrictDecodingError(err) && out != nil {
 		strict, _ := runtime.AsStrictDecodingError(err)
 		if mode == metav1.FieldValidationStrict {
-			return decodeError(gvk, actual, data, strict)
+			return nil, nil, decodeError(gvk, actual, data, strict)
 		}
 		for _, e := range strict.Errors() {
 			warn(w, e.Error())
@@ -355,15 +365,12 @@ func decode(w http.ResponseWriter, r *http.Request, gvk schema.GroupVersionKind,
 		err = nil
 	}
 	if err != nil {
-		return decodeError(gvk, actual, data, err)
+		return nil, nil, decodeError(gvk, actual, data, err)
 	}
 	if actual != nil && actual.Kind != gvk.Kind {
-		return decodeError(gvk, actual, data, fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", actual.Version, actual.Kind, gvk.Version, gvk.Kind))
+		return nil, nil, decodeError(gvk, actual, data, fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", actual.Version, actual.Kind, gvk.Version, gvk.Kind))
 	}
-	if actual != nil && actual.GroupVersion() != gvk.GroupVersion() {
-		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", actual.GroupVersion(), gvk.GroupVersion()))
-	}
-	return nil
+	return out, actual, nil
 }
 
 // decodeError says what the body claims to be, or else how it begins.

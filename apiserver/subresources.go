@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
@@ -11,6 +12,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	policyv1beta1 "k8s.io/api/policy/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -78,18 +80,30 @@ func (s *Server) bind(w http.ResponseWriter, r *http.Request, q registry.Request
 }
 
 func (s *Server) evict(w http.ResponseWriter, r *http.Request, q registry.Request) error {
-	var e policyv1.Eviction
-	if err := decode(w, r, policyv1.SchemeGroupVersion.WithKind("Eviction"), &e); err != nil {
+	e, err := decodeEviction(w, r)
+	if err != nil {
 		return err
 	}
-	if e.Name != "" && e.Name != q.Name {
-		return apierrors.NewBadRequest(fmt.Sprintf("name in URL does not match name in Eviction object: %q, %q", q.Name, e.Name))
-	}
-	if err := s.reg.Evict(r.Context(), q, &e); err != nil {
+	if err := s.reg.Evict(r.Context(), q, e); err != nil {
 		return err
 	}
 	success(w, r, http.StatusCreated)
 	return nil
+}
+
+// decodeEviction reads an eviction, of the old version too.
+func decodeEviction(w http.ResponseWriter, r *http.Request) (*policyv1.Eviction, error) {
+	out, _, err := decodeKind(w, r, policyv1.SchemeGroupVersion.WithKind("Eviction"), &policyv1.Eviction{})
+	if err != nil {
+		return nil, err
+	}
+	switch e := out.(type) {
+	case *policyv1.Eviction:
+		return e, nil
+	case *policyv1beta1.Eviction:
+		return &policyv1.Eviction{ObjectMeta: e.ObjectMeta, DeleteOptions: e.DeleteOptions}, nil
+	}
+	return nil, apierrors.NewBadRequest("an eviction of policy/v1 is expected")
 }
 
 func (s *Server) finalize(w http.ResponseWriter, r *http.Request, q registry.Request) error {
@@ -171,7 +185,7 @@ func patchScale(cur *autoscalingv1.Scale, p registry.Patch) (*autoscalingv1.Scal
 	}
 	var out autoscalingv1.Scale
 	if err := json.Unmarshal(after, &out); err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(p.Data), err.Error())})
 	}
 	if out.ResourceVersion == version {
 		out.ResourceVersion = ""
@@ -195,6 +209,14 @@ func (s *Server) issueToken(w http.ResponseWriter, r *http.Request, q registry.R
 	if err := decode(w, r, authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), &t); err != nil {
 		return err
 	}
+	switch {
+	case t.Namespace != "" && t.Namespace != q.Namespace:
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	case t.Name != "" && t.Name != q.Name:
+		return apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), q.Name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "name"), t.Name, "must match the service account name if specified")})
+	}
+	t.Name, t.Namespace = q.Name, q.Namespace
 	admitted, err := s.admitToken(r, q, &t)
 	if err != nil {
 		return err
@@ -275,7 +297,7 @@ var nodesGVR = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
 
 func boundObject(reg *registry.Registry, namespace string, ref *authenticationv1.BoundObjectReference) (kind.Object, error) {
 	resource := map[string]string{"Pod": "pods", "Secret": "secrets", "Node": "nodes"}[ref.Kind]
-	if resource == "" || ref.APIVersion != "v1" {
+	if resource == "" || strings.Contains(ref.APIVersion, "/") {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s, Kind=%s", ref.APIVersion, ref.Kind))
 	}
 	res := reg.Resource(schema.GroupVersionResource{Version: "v1", Resource: resource})

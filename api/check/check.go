@@ -189,12 +189,12 @@ func QualifiedName(at *field.Path, name string) Errors {
 	return metavalidation.ValidateLabelName(name, at)
 }
 
-// Finalizers checks names that hold objects back: the core's own, or those with a
-// domain.
+// Finalizers checks that names which hold objects back are the core's own, or have a
+// domain. Their form is checked with the other metadata.
 func Finalizers(at *field.Path, names []string) Errors {
 	var errs Errors
 	for i, n := range names {
-		errs = append(errs, Finalizer(at.Index(i), n)...)
+		errs = append(errs, ownFinalizer(at.Index(i), n)...)
 	}
 	return errs
 }
@@ -204,6 +204,10 @@ func Finalizer(at *field.Path, name string) Errors {
 	if errs := QualifiedName(at, name); len(errs) > 0 {
 		return errs
 	}
+	return ownFinalizer(at, name)
+}
+
+func ownFinalizer(at *field.Path, name string) Errors {
 	switch name {
 	case string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
 		return nil

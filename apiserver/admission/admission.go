@@ -73,6 +73,7 @@ func List(d Deps) []registry.Admission {
 		limitRanger(d),
 		serviceAccount(d),
 		nodeTaint(),
+		podTopology(d),
 		priority(d),
 		tolerations(),
 		defaultStorageClass(d),

@@ -58,10 +58,16 @@ func checkNamespace(q *Request, obj kind.Object) error {
 		obj.SetNamespace("")
 		return nil
 	}
-	switch ns := obj.GetNamespace(); {
-	case ns == "":
-		obj.SetNamespace(q.Namespace)
-	case ns != q.Namespace:
+	if err := sameNamespace(q, obj.GetNamespace()); err != nil {
+		return err
+	}
+	obj.SetNamespace(q.Namespace)
+	return nil
+}
+
+// sameNamespace refuses a body whose namespace, if it has one, is not the request's.
+func sameNamespace(q *Request, ns string) error {
+	if ns != "" && ns != q.Namespace {
 		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	}
 	return nil
@@ -96,6 +102,7 @@ func (r *Registry) create(ctx context.Context, q *Request, obj kind.Object) (*wa
 	obj.SetDeletionTimestamp(nil)
 	obj.SetDeletionGracePeriodSeconds(nil)
 	obj.SetSelfLink("")
+	dedupOwners(q, obj)
 	obj.SetGeneration(0)
 	if !res.NoGeneration {
 		obj.SetGeneration(1)
@@ -152,11 +159,7 @@ func (r *Registry) default_(res *Resource, obj kind.Object) {
 }
 
 func (r *Registry) validateNew(ctx context.Context, res *Resource, obj kind.Object) field.ErrorList {
-	name := validation.ValidateNameFunc(validation.NameIsDNSSubdomain)
-	if res.ValidName != nil {
-		name = res.ValidName
-	}
-	errs := validation.ValidateObjectMetaAccessor(obj, res.Namespaced, name, field.NewPath("metadata"))
+	errs := validation.ValidateObjectMetaAccessor(obj, res.Namespaced, res.validName, field.NewPath("metadata"))
 	if res.Custom == nil {
 		errs = append(errs, check.Finalizers(field.NewPath("metadata", "finalizers"), obj.GetFinalizers())...)
 	}
@@ -167,6 +170,14 @@ func (r *Registry) validateNew(ctx context.Context, res *Resource, obj kind.Obje
 		errs = append(errs, res.Validate(obj)...)
 	}
 	return errs
+}
+
+// validName checks a name, or with prefix the beginning of one.
+func (r *Resource) validName(name string, prefix bool) []string {
+	if r.ValidName != nil {
+		return r.ValidName(name, prefix)
+	}
+	return validation.NameIsDNSSubdomain(name, prefix)
 }
 
 func nameMismatch(obj, url string) error {

@@ -47,6 +47,10 @@ func checkDeleteOptions(o *metav1.DeleteOptions) error {
 		return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", field.ErrorList{
 			field.Invalid(field.NewPath("propagationPolicy"), o.PropagationPolicy, "orphanDependents and deletionPropagation cannot be both set")})
 	}
+	if slices.ContainsFunc(o.DryRun, func(d string) bool { return d != metav1.DryRunAll }) {
+		return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", field.ErrorList{
+			field.NotSupported(field.NewPath("dryRun"), o.DryRun, []string{metav1.DryRunAll})})
+	}
 	if p := o.PropagationPolicy; p != nil {
 		switch *p {
 		case metav1.DeletePropagationForeground, metav1.DeletePropagationBackground, metav1.DeletePropagationOrphan:

@@ -7,11 +7,8 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/api/kind"
@@ -20,6 +17,12 @@ import (
 
 // Bind assigns a pod to a node: the binding subresource.
 func (r *Registry) Bind(ctx context.Context, q Request, b *corev1.Binding) error {
+	if b.Name != q.Name {
+		return apierrors.NewBadRequest("name in URL does not match name in Binding object")
+	}
+	if err := sameNamespace(&q, b.Namespace); err != nil {
+		return err
+	}
 	if b.Target.Name == "" {
 		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), q.Name,
 			field.ErrorList{field.Required(field.NewPath("target", "name"), "")})
@@ -36,9 +39,17 @@ func (r *Registry) Bind(ctx context.Context, q Request, b *corev1.Binding) error
 	b = out.(*corev1.Binding)
 	_, err = r.modify(ctx, &q, func(old kind.Object) (kind.Object, error) {
 		pod := old.DeepCopyObject().(*corev1.Pod)
+		var want metav1.Preconditions
+		if b.UID != "" {
+			want.UID = &b.UID
+		}
+		if b.ResourceVersion != "" {
+			want.ResourceVersion = &b.ResourceVersion
+		}
+		if err := preconditions(&q, &want, old); err != nil {
+			return nil, err
+		}
 		switch {
-		case b.UID != "" && b.UID != pod.UID:
-			return nil, apierrors.NewConflict(q.Resource.GroupResource(), q.Name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", b.UID, pod.UID))
 		case pod.DeletionTimestamp != nil:
 			return nil, apierrors.NewConflict(q.Resource.GroupResource(), q.Name, fmt.Errorf("pod %s is being deleted, cannot be assigned to a host", q.Name))
 		case pod.Spec.NodeName != "":
@@ -50,6 +61,9 @@ func (r *Registry) Bind(ctx context.Context, q Request, b *corev1.Binding) error
 		for k, v := range b.Annotations {
 			metav1.SetMetaDataAnnotation(&pod.ObjectMeta, k, v)
 		}
+		for k, v := range b.Labels {
+			metav1.SetMetaDataLabel(&pod.ObjectMeta, k, v)
+		}
 		pod.Status.Conditions = slices.DeleteFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodScheduled })
 		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{
 			Type: corev1.PodScheduled, Status: corev1.ConditionTrue,
@@ -60,57 +74,15 @@ func (r *Registry) Bind(ctx context.Context, q Request, b *corev1.Binding) error
 	return err
 }
 
-var budgetsGVR = schema.GroupVersionResource{Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"}
-
-// Evict deletes a pod unless a disruption budget forbids it.
-func (r *Registry) Evict(ctx context.Context, q Request, e *policyv1.Eviction) error {
-	it := q.Resource.Cache.Get(q.key())
-	if it == nil {
-		return q.notFound()
-	}
-	pod := it.Object.(*corev1.Pod)
-	if budgets := r.Resource(budgetsGVR); budgets != nil && pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil {
-		var blocked error
-		budgets.Cache.Snapshot().Ascend(q.Namespace+"/", "", func(i *watchcache.Item) bool {
-			pdb := i.Object.(*policyv1.PodDisruptionBudget)
-			sel, err := metav1.LabelSelectorAsSelector(pdb.Spec.Selector)
-			if err == nil && sel.Matches(labels.Set(pod.Labels)) && pdb.Status.DisruptionsAllowed <= 0 {
-				blocked = tooManyDisruptions(pdb)
-			}
-			return blocked == nil
-		})
-		if blocked != nil {
-			return blocked
-		}
-	}
-	body, err := r.Admit(ctx, &q, Create, policyv1.SchemeGroupVersion.WithKind("Eviction"), e, nil)
-	if err != nil {
-		return err
-	}
-	e = body.(*policyv1.Eviction)
-	opts := metav1.DeleteOptions{}
-	if e.DeleteOptions != nil {
-		opts = *e.DeleteOptions
-	}
-	q.Subresource = ""
-	_, _, err = r.Delete(ctx, q, opts)
-	return err
-}
-
-func tooManyDisruptions(pdb *policyv1.PodDisruptionBudget) error {
-	err := apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 10)
-	err.ErrStatus.Details.Causes = append(err.ErrStatus.Details.Causes, metav1.StatusCause{
-		Type:    policyv1.DisruptionBudgetCause,
-		Message: fmt.Sprintf("The disruption budget %s needs %d healthy pods and has %d currently", pdb.Name, pdb.Status.DesiredHealthy, pdb.Status.CurrentHealthy)})
-	return err
-}
-
-// Finalize sets a namespace's spec.finalizers: the finalize subresource.
+// Finalize sets a namespace's spec.finalizers: the finalize subresource. Its
+// metadata can change as well.
 func (r *Registry) Finalize(ctx context.Context, q Request, ns *corev1.Namespace) (*watchcache.Item, error) {
+	if ns.Name != q.Name {
+		return nil, nameMismatch(ns.Name, q.Name)
+	}
 	return r.modify(ctx, &q, func(old kind.Object) (kind.Object, error) {
-		next := old.DeepCopyObject().(*corev1.Namespace)
-		next.Spec.Finalizers = ns.Spec.Finalizers
-		next.ResourceVersion = ns.ResourceVersion
+		next := ns.DeepCopy()
+		next.Status = *old.(*corev1.Namespace).Status.DeepCopy()
 		return next, nil
 	})
 }
@@ -143,6 +115,17 @@ func (r *Registry) UpdateScale(ctx context.Context, q Request, change func(*auto
 			return nil, err
 		}
 		s = body.(*autoscalingv1.Scale)
+		if s.Name != q.Name {
+			return nil, nameMismatch(s.Name, q.Name)
+		}
+		if err := sameNamespace(&q, s.Namespace); err != nil {
+			return nil, err
+		}
+		if s.UID != "" {
+			if err := preconditions(&q, &metav1.Preconditions{UID: &s.UID}, old); err != nil {
+				return nil, err
+			}
+		}
 		if s.Spec.Replicas < 0 {
 			return nil, apierrors.NewInvalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), q.Name, field.ErrorList{
 				field.Invalid(field.NewPath("spec", "replicas"), s.Spec.Replicas, "must be greater than or equal to 0")})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/codec"
 	"knarr.dev/knarr/apiserver/watchcache"
@@ -90,7 +92,8 @@ func (r *Registry) modifyItem(ctx context.Context, q *Request, fn func(*watchcac
 func (r *Registry) modifyOnce(ctx context.Context, q *Request, it *watchcache.Item, obj kind.Object) (*watchcache.Item, error) {
 	res, old := q.Resource.hub, it.Object
 	codec.SetType(obj, res.GVK())
-	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
+	// A patch names an identity as a field that changes, which validation refuses.
+	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() && (!q.patched || q.applied) {
 		return nil, apierrors.NewConflict(res.GroupResource(), q.Name,
 			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
 	}
@@ -172,19 +175,42 @@ func (r *Registry) prepareUpdate(q *Request, obj, old kind.Object) {
 			part.Prepare(obj, old)
 		}
 	}
-	obj.SetUID(old.GetUID())
+	if obj.GetUID() == "" {
+		obj.SetUID(old.GetUID())
+	}
 	obj.SetName(old.GetName())
 	obj.SetNamespace(old.GetNamespace())
-	obj.SetGenerateName(old.GetGenerateName())
 	obj.SetCreationTimestamp(old.GetCreationTimestamp())
-	if q.Subresource != "delete" {
+	if obj.GetDeletionTimestamp() == nil {
 		obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	}
+	if obj.GetDeletionGracePeriodSeconds() == nil {
 		obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
 	}
+	dedupOwners(q, obj)
 	if q.FieldManager == "" && !q.applied {
 		obj.SetManagedFields(old.GetManagedFields())
 	}
 	obj.SetSelfLink("")
+}
+
+// dedupOwners drops owners that are named twice, with a warning.
+func dedupOwners(q *Request, obj kind.Object) {
+	owners := obj.GetOwnerReferences()
+	if len(owners) < 2 {
+		return
+	}
+	var kept []metav1.OwnerReference
+	for _, o := range owners {
+		if slices.ContainsFunc(kept, func(k metav1.OwnerReference) bool { return equality.Semantic.DeepEqual(k, o) }) {
+			q.warn(fmt.Sprintf(".metadata.ownerReferences names the owner with the UID %s twice; it is kept once", o.UID))
+			continue
+		}
+		kept = append(kept, o)
+	}
+	if len(kept) < len(owners) {
+		obj.SetOwnerReferences(kept)
+	}
 }
 
 // deploymentsGVR alone keeps its labels from writers of the status.
@@ -257,6 +283,7 @@ func (r *Registry) validateChange(ctx context.Context, q *Request, obj, old kind
 	}
 	errs := validation.ValidateObjectMetaUpdate(newMeta, oldMeta, field.NewPath("metadata"))
 	newMeta.ResourceVersion = oldVersion
+	errs = append(errs, checkNewNames(res, newMeta, oldMeta)...)
 	switch {
 	case res.Check != nil:
 		errs = append(errs, res.Check(ctx, obj, old, q.Subresource)...)
@@ -273,6 +300,25 @@ func (r *Registry) validateChange(ctx context.Context, q *Request, obj, old kind
 		errs = append(errs, res.ValidateUpdate(obj, old)...)
 	case res.Validate != nil:
 		errs = append(errs, res.Validate(obj)...)
+	}
+	return errs
+}
+
+// checkNewNames checks what else a new object's metadata is checked for, where it
+// has changed.
+func checkNewNames(res *Resource, obj, old *metav1.ObjectMeta) field.ErrorList {
+	var errs field.ErrorList
+	at := field.NewPath("metadata")
+	if obj.GenerateName != old.GenerateName && obj.GenerateName != "" {
+		for _, msg := range res.validName(obj.GenerateName, true) {
+			errs = append(errs, field.Invalid(at.Child("generateName"), obj.GenerateName, msg))
+		}
+	}
+	if !slices.Equal(obj.Finalizers, old.Finalizers) {
+		errs = append(errs, validation.ValidateFinalizers(obj.Finalizers, at.Child("finalizers"))...)
+		if res.Custom == nil {
+			errs = append(errs, check.Finalizers(at.Child("finalizers"), obj.Finalizers)...)
+		}
 	}
 	return errs
 }
