@@ -89,6 +89,7 @@ func DaemonSet() *kind.Kind {
 		PrepareStatus:  kind.Pair(prepareDaemonSetStatus),
 		Validate:       kind.Check(validateDaemonSet),
 		ValidateUpdate: kind.CheckChange(validateDaemonSetUpdate),
+		ValidateStatus: kind.CheckChange(validateDaemonSetStatus),
 		Columns: append(columns.Named(
 			columns.Count("Desired", "Nodes that should run the pod."),
 			columns.Count("Current", "Nodes that run the pod."),

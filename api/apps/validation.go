@@ -84,13 +84,19 @@ func validateDeploymentStatus(d, old *appsv1.Deployment) field.ErrorList {
 		check.Count{Name: "readyReplicas", N: s.ReadyReplicas}, check.Count{Name: "availableReplicas", N: s.AvailableReplicas})
 	errs = append(errs, check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration)...)
 	errs = append(errs, check.NonNegative(at.Child("unavailableReplicas"), s.UnavailableReplicas)...)
+	errs = append(errs, check.NonNegativePointer(at.Child("terminatingReplicas"), s.TerminatingReplicas)...)
 	if s.AvailableReplicas > s.ReadyReplicas {
 		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
 	}
-	if old.Status.CollisionCount != nil && (s.CollisionCount == nil || *s.CollisionCount < *old.Status.CollisionCount) {
-		errs = append(errs, field.Invalid(at.Child("collisionCount"), s.CollisionCount, "cannot be decremented"))
+	return append(errs, checkCollisions(at.Child("collisionCount"), s.CollisionCount, old.Status.CollisionCount)...)
+}
+
+// checkCollisions: the count of names that were taken only rises.
+func checkCollisions(at *field.Path, now, was *int32) field.ErrorList {
+	if was != nil && (now == nil || *now < *was) {
+		return field.ErrorList{field.Invalid(at, now, "cannot be decremented")}
 	}
-	return errs
+	return nil
 }
 
 func validateReplicaSet(r *appsv1.ReplicaSet) field.ErrorList {
@@ -109,6 +115,8 @@ func validateReplicaSetStatus(r, _ *appsv1.ReplicaSet) field.ErrorList {
 	at, s := field.NewPath("status"), &r.Status
 	errs := check.Counts(at, s.Replicas, check.Count{Name: "fullyLabeledReplicas", N: s.FullyLabeledReplicas},
 		check.Count{Name: "readyReplicas", N: s.ReadyReplicas}, check.Count{Name: "availableReplicas", N: s.AvailableReplicas})
+	errs = append(errs, check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration)...)
+	errs = append(errs, check.NonNegativePointer(at.Child("terminatingReplicas"), s.TerminatingReplicas)...)
 	if s.AvailableReplicas > s.ReadyReplicas {
 		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
 	}
@@ -143,6 +151,20 @@ func validateDaemonSet(d *appsv1.DaemonSet) field.ErrorList {
 
 func validateDaemonSetUpdate(d, old *appsv1.DaemonSet) field.ErrorList {
 	return append(validateDaemonSet(d), check.Immutable(field.NewPath("spec", "selector"), d.Spec.Selector, old.Spec.Selector)...)
+}
+
+func validateDaemonSetStatus(d, old *appsv1.DaemonSet) field.ErrorList {
+	at, s := field.NewPath("status"), &d.Status
+	errs := check.NonNegative(at.Child("observedGeneration"), s.ObservedGeneration)
+	for _, c := range []check.Count{
+		{Name: "currentNumberScheduled", N: s.CurrentNumberScheduled}, {Name: "numberMisscheduled", N: s.NumberMisscheduled},
+		{Name: "desiredNumberScheduled", N: s.DesiredNumberScheduled}, {Name: "numberReady", N: s.NumberReady},
+		{Name: "updatedNumberScheduled", N: s.UpdatedNumberScheduled}, {Name: "numberAvailable", N: s.NumberAvailable},
+		{Name: "numberUnavailable", N: s.NumberUnavailable},
+	} {
+		errs = append(errs, check.NonNegative(at.Child(c.Name), c.N)...)
+	}
+	return append(errs, checkCollisions(at.Child("collisionCount"), s.CollisionCount, old.Status.CollisionCount)...)
 }
 
 func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {
@@ -196,7 +218,7 @@ func withClaims(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 	return t
 }
 
-func validateStatefulSetStatus(set, _ *appsv1.StatefulSet) field.ErrorList {
+func validateStatefulSetStatus(set, old *appsv1.StatefulSet) field.ErrorList {
 	at, s := field.NewPath("status"), &set.Status
 	errs := check.Counts(at, s.Replicas, check.Count{Name: "readyReplicas", N: s.ReadyReplicas}, check.Count{Name: "currentReplicas", N: s.CurrentReplicas},
 		check.Count{Name: "updatedReplicas", N: s.UpdatedReplicas}, check.Count{Name: "availableReplicas", N: s.AvailableReplicas})
@@ -205,7 +227,7 @@ func validateStatefulSetStatus(set, _ *appsv1.StatefulSet) field.ErrorList {
 	if s.AvailableReplicas > s.ReadyReplicas {
 		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than status.readyReplicas"))
 	}
-	return errs
+	return append(errs, checkCollisions(at.Child("collisionCount"), s.CollisionCount, old.Status.CollisionCount)...)
 }
 
 func validateStatefulSetUpdate(s, old *appsv1.StatefulSet) field.ErrorList {

@@ -9,7 +9,9 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/api/columns"
 	"knarr.dev/knarr/api/kind"
 )
@@ -23,6 +25,10 @@ func HorizontalPodAutoscaler() *kind.Kind {
 		ShortNames: []string{"hpa"}, Categories: []string{"all"}, Namespaced: true, HasStatus: true, NoGeneration: true,
 		Default:  kind.Each(defaultAutoscaler),
 		Validate: kind.Check(validateAutoscaler),
+		ValidateStatus: kind.CheckChange(func(h, _ *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+			at := field.NewPath("status")
+			return append(check.NonNegative(at.Child("currentReplicas"), h.Status.CurrentReplicas), check.NonNegative(at.Child("desiredReplicas"), h.Status.DesiredReplicas)...)
+		}),
 		Columns: columns.Named(
 			columns.Text("Reference", "What is scaled."),
 			columns.Text("Targets", "Measured and wanted values of the metrics."),

@@ -34,6 +34,7 @@ func Job() *kind.Kind {
 		PrepareCreate:  kind.Each(prepareJob),
 		Validate:       kind.Check(validateJob),
 		ValidateUpdate: kind.CheckChange(validateJobUpdate),
+		ValidateStatus: kind.CheckChange(validateJobStatus),
 		Fields: kind.FieldsOf(func(j *batchv1.Job) fields.Set {
 			return fields.Set{"status.successful": fmt.Sprint(j.Status.Succeeded)}
 		}),

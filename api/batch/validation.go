@@ -30,15 +30,28 @@ func validateJob(j *batchv1.Job) field.ErrorList {
 		errs = append(errs, field.Invalid(at.Child("template", "metadata", "labels"), j.Spec.Template.Labels, "`selector` does not match template `labels`"))
 	}
 	if j.Spec.ManualSelector == nil || !*j.Spec.ManualSelector {
-		want := string(j.UID)
-		at := at.Child("template", "metadata", "labels")
-		for _, key := range []string{batchv1.ControllerUidLabel, legacyControllerUID} {
-			if got := j.Spec.Template.Labels[key]; got != want {
-				errs = append(errs, field.Invalid(at.Key(key), j.Spec.Template.Labels, fmt.Sprintf("must be '%s'", want)))
-			}
-		}
+		errs = append(errs, checkGenerated(at, j)...)
 	}
 	return errs
+}
+
+// checkGenerated checks the selector and the labels that a job makes for itself.
+func checkGenerated(at *field.Path, j *batchv1.Job) (errs field.ErrorList) {
+	labels, uid := at.Child("template", "metadata", "labels"), string(j.UID)
+	for _, l := range []struct{ key, want string }{{legacyControllerUID, uid}, {legacyJobName, j.Name}} {
+		switch got, ok := j.Spec.Template.Labels[l.key]; {
+		case !ok:
+			errs = append(errs, field.Required(labels.Key(l.key), fmt.Sprintf("must be '%s'", l.want)))
+		case got != l.want:
+			errs = append(errs, field.Invalid(labels.Key(l.key), j.Spec.Template.Labels, fmt.Sprintf("must be '%s'", l.want)))
+		}
+	}
+	for _, key := range []string{batchv1.ControllerUidLabel, legacyControllerUID} {
+		if check.Same(j.Spec.Selector, &metav1.LabelSelector{MatchLabels: map[string]string{key: uid}}) {
+			return errs
+		}
+	}
+	return append(errs, field.Invalid(at.Child("selector"), j.Spec.Selector, "`selector` not auto-generated"))
 }
 
 func checkJobSpec(at *field.Path, s *batchv1.JobSpec) field.ErrorList {
@@ -90,18 +103,30 @@ func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {
 		errs = append(errs, check.Immutable(at.Child("completions"), j.Spec.Completions, old.Spec.Completions)...)
 	}
 	errs = append(errs, check.Immutable(at.Child("selector"), j.Spec.Selector, old.Spec.Selector)...)
-	was, now := old.Spec.Template.DeepCopy(), &j.Spec.Template
-	if old.Spec.Suspend != nil && *old.Spec.Suspend && old.Status.StartTime == nil {
-		// Before it first runs a queue may still direct where its pods go.
-		was.Spec.NodeSelector, was.Spec.Tolerations, was.Spec.Affinity = now.Spec.NodeSelector, now.Spec.Tolerations, now.Spec.Affinity
-		was.Spec.SchedulingGates, was.Labels, was.Annotations = now.Spec.SchedulingGates, now.Labels, now.Annotations
-	}
-	errs = append(errs, check.Immutable(at.Child("template"), *now, *was)...)
+	errs = append(errs, checkTemplateChange(at.Child("template"), j, old)...)
 	errs = append(errs, check.Immutable(at.Child("completionMode"), j.Spec.CompletionMode, old.Spec.CompletionMode)...)
 	errs = append(errs, check.Immutable(at.Child("podFailurePolicy"), j.Spec.PodFailurePolicy, old.Spec.PodFailurePolicy)...)
 	errs = append(errs, check.Immutable(at.Child("backoffLimitPerIndex"), j.Spec.BackoffLimitPerIndex, old.Spec.BackoffLimitPerIndex)...)
 	errs = append(errs, check.Immutable(at.Child("managedBy"), j.Spec.ManagedBy, old.Spec.ManagedBy)...)
 	return append(errs, check.Immutable(at.Child("successPolicy"), j.Spec.SuccessPolicy, old.Spec.SuccessPolicy)...)
+}
+
+// checkTemplateChange lets a queue direct where the pods of a job go before it first
+// runs, and what they may use while it is suspended.
+func checkTemplateChange(at *field.Path, j, old *batchv1.Job) field.ErrorList {
+	was, now := old.Spec.Template.DeepCopy(), &j.Spec.Template
+	suspended := old.Spec.Suspend != nil && *old.Spec.Suspend
+	if !suspended || old.Status.StartTime != nil || old.Status.Active > 0 {
+		return check.Immutable(at, *now, *was)
+	}
+	was.Spec.NodeSelector, was.Spec.Tolerations, was.Spec.Affinity = now.Spec.NodeSelector, now.Spec.Tolerations, now.Spec.Affinity
+	was.Spec.SchedulingGates = now.Spec.SchedulingGates
+	for _, l := range []struct{ was, now []corev1.Container }{{was.Spec.Containers, now.Spec.Containers}, {was.Spec.InitContainers, now.Spec.InitContainers}} {
+		for i := range min(len(l.was), len(l.now)) {
+			l.was[i].Resources = l.now[i].Resources
+		}
+	}
+	return check.Immutable(at.Child("spec"), now.Spec, was.Spec)
 }
 
 func validateCronJob(c *batchv1.CronJob) field.ErrorList {
@@ -118,7 +143,7 @@ func validateCronJobUpdate(c, old *batchv1.CronJob) field.ErrorList {
 	switch {
 	case s.Schedule == "":
 		errs = append(errs, field.Required(at.Child("schedule"), ""))
-	case strings.Contains(s.Schedule, "TZ") && c == old:
+	case strings.Contains(s.Schedule, "TZ") && (c == old || !strings.Contains(old.Spec.Schedule, "TZ")):
 		errs = append(errs, field.Invalid(at.Child("schedule"), s.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
 	default:
 		if err := checkSchedule(s.Schedule); err != nil {

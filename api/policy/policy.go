@@ -17,7 +17,8 @@ func PodDisruptionBudget() *kind.Kind {
 	return &kind.Kind{
 		Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Resource: "poddisruptionbudgets", ShortNames: []string{"pdb"}, Namespaced: true, HasStatus: true,
 		RequireResourceVersion: true, ValidName: check.PathSegment,
-		Validate: kind.Check(validateBudget),
+		Validate:       kind.Check(validateBudget),
+		ValidateStatus: kind.CheckChange(validateBudgetStatus),
 		Columns: columns.Named(
 			columns.Text("Min Available", "Pods that must stay."),
 			columns.Text("Max Unavailable", "Pods that may be away."),

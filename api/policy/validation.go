@@ -2,6 +2,7 @@ package policy
 
 import (
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/api/check"
@@ -20,6 +21,18 @@ func validateBudget(b *policyv1.PodDisruptionBudget) field.ErrorList {
 	errs = append(errs, check.Selector(at.Child("selector"), s.Selector)...)
 	if p := s.UnhealthyPodEvictionPolicy; p != nil {
 		errs = append(errs, check.OneOf(at.Child("unhealthyPodEvictionPolicy"), *p, policyv1.AlwaysAllow, policyv1.IfHealthyBudget)...)
+	}
+	return errs
+}
+
+func validateBudgetStatus(b, _ *policyv1.PodDisruptionBudget) field.ErrorList {
+	at, s := field.NewPath("status"), &b.Status
+	errs := validation.ValidateConditions(s.Conditions, at.Child("conditions"))
+	for _, c := range []check.Count{
+		{Name: "disruptionsAllowed", N: s.DisruptionsAllowed}, {Name: "currentHealthy", N: s.CurrentHealthy},
+		{Name: "desiredHealthy", N: s.DesiredHealthy}, {Name: "expectedPods", N: s.ExpectedPods},
+	} {
+		errs = append(errs, check.NonNegative(at.Child(c.Name), c.N)...)
 	}
 	return errs
 }
