@@ -18,7 +18,7 @@ require (
 	github.com/spf13/cobra v1.10.2
 	github.com/vishvananda/netlink v1.3.1
 	github.com/vishvananda/netns v0.0.5
-	init.knarr.dev/translate v0.0.0
+	init.knarr.dev/early v0.0.0
 	go.etcd.io/etcd/api/v3 v3.6.16
 	go.etcd.io/etcd/client/v3 v3.6.16
 	go.etcd.io/etcd/server/v3 v3.6.16
@@ -170,5 +170,5 @@ require (
 	sigs.k8s.io/randfill v1.0.0 // indirect
 )
 
-// Why this is a module: kit/translate/translate.go.
-replace init.knarr.dev/translate => ./kit/translate
+// Why this is a module: kit/early/early.go.
+replace init.knarr.dev/early => ./kit/early

@@ -1,8 +1,10 @@
 package cmd
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -81,4 +83,21 @@ func TestStartLoadsNoTranslation(t *testing.T) {
 		return
 	}
 	t.Errorf("%s, the first package that translates, is not in the trace:\n%s", first, trace)
+}
+
+// TestPrintGC is what TestStartCollectsLate runs.
+func TestPrintGC(t *testing.T) {
+	percent := debug.SetGCPercent(100)
+	debug.SetGCPercent(percent)
+	fmt.Println("percent", percent)
+}
+
+// TestStartCollectsLate: the garbage of a start is left alone for as long as a command
+// takes, unless the environment says otherwise.
+func TestStartCollectsLate(t *testing.T) {
+	for env, want := range map[string]string{"GOGC=": "percent 400\n", "GOGC=70": "percent 70\n"} {
+		if out, _ := self(t, "TestPrintGC", env); !strings.Contains(out, want) {
+			t.Errorf("%s: no %q in:\n%s", env, want, out)
+		}
+	}
 }

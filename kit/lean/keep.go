@@ -33,6 +33,9 @@ func Keep(ctx context.Context, log *slog.Logger) {
 	metrics.Read(sample)
 	p := pace{busy: true, seen: sample[0].Value.Uint64()}
 	fixed := os.Getenv("GOGC") != ""
+	if !fixed {
+		debug.SetGCPercent(whenBusy)
+	}
 	t := time.NewTicker(interval)
 	defer t.Stop()
 	for {
