@@ -28,11 +28,7 @@ func CertificateSigningRequest() *kind.Kind {
 		PrepareUpdate: kind.Pair(func(r, old *certificatesv1.CertificateSigningRequest) {
 			r.Spec, r.Status = *old.Spec.DeepCopy(), *old.Status.DeepCopy()
 		}),
-		PrepareStatus: kind.Pair(func(r, old *certificatesv1.CertificateSigningRequest) {
-			verdict := conditions(old, isVerdict)
-			kind.KeepAllButStatus(r, old)
-			r.Status.Conditions = append(verdict, conditions(r, isNotVerdict)...)
-		}),
+		PrepareStatus: kind.Pair(prepareStatus),
 		Others: []kind.Subresource{{
 			Name: "approval", GVK: schema.GroupVersionKind{Kind: Request.Kind}, Verbs: []string{"get", "patch", "update"},
 			Prepare: kind.Pair(func(r, old *certificatesv1.CertificateSigningRequest) {
@@ -67,19 +63,21 @@ func CertificateSigningRequest() *kind.Kind {
 // anyName: a request's name needs only to fit into a path.
 func anyName(string, bool) []string { return nil }
 
-func isVerdict(t certificatesv1.RequestConditionType) bool {
-	return t == certificatesv1.CertificateApproved || t == certificatesv1.CertificateDenied
-}
-
-func isNotVerdict(t certificatesv1.RequestConditionType) bool { return !isVerdict(t) }
-
-func conditions(r *certificatesv1.CertificateSigningRequest, keep func(certificatesv1.RequestConditionType) bool) (out []certificatesv1.CertificateSigningRequestCondition) {
-	for _, c := range r.Status.Conditions {
-		if keep(c.Type) {
-			out = append(out, c)
+// prepareStatus keeps all but the status, and in it the words of a verdict.
+func prepareStatus(r, old *certificatesv1.CertificateSigningRequest) {
+	kind.KeepAllButStatus(r, old)
+	for _, t := range []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved, certificatesv1.CertificateDenied} {
+		was := conditionsOf(old, t)
+		for i := range r.Status.Conditions {
+			if c := &r.Status.Conditions[i]; c.Type == t && len(was) > 0 {
+				*c, was = was[0], was[1:]
+			}
 		}
 	}
-	return out
+}
+
+func isVerdict(t certificatesv1.RequestConditionType) bool {
+	return t == certificatesv1.CertificateApproved || t == certificatesv1.CertificateDenied
 }
 
 // Has tells whether a condition of the type is true.

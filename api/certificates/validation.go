@@ -90,7 +90,6 @@ func validateConditions(r *certificatesv1.CertificateSigningRequest) field.Error
 	var errs field.ErrorList
 	at := field.NewPath("status", "conditions")
 	seen := sets.New[certificatesv1.RequestConditionType]()
-	verdicts := 0
 	for i, c := range r.Status.Conditions {
 		p := at.Index(i)
 		if c.Type == "" {
@@ -108,11 +107,10 @@ func validateConditions(r *certificatesv1.CertificateSigningRequest) field.Error
 		case !known && !slices.Contains([]corev1.ConditionStatus{corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown}, c.Status):
 			errs = append(errs, field.NotSupported(p.Child("status"), c.Status, []corev1.ConditionStatus{corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown}))
 		}
-		if isVerdict(c.Type) {
-			verdicts++
-			if verdicts > 1 {
-				errs = append(errs, field.Invalid(p.Child("type"), c.Type, "Approved and Denied conditions are mutually exclusive"))
-			}
+		if isVerdict(c.Type) && slices.ContainsFunc(r.Status.Conditions[:i], func(o certificatesv1.CertificateSigningRequestCondition) bool {
+			return isVerdict(o.Type) && o.Type != c.Type
+		}) {
+			errs = append(errs, field.Invalid(at, c.Type, "Approved and Denied conditions are mutually exclusive"))
 		}
 	}
 	return errs
@@ -137,17 +135,37 @@ func has(r *certificatesv1.CertificateSigningRequest, t certificatesv1.RequestCo
 	return slices.ContainsFunc(r.Status.Conditions, func(c certificatesv1.CertificateSigningRequestCondition) bool { return c.Type == t })
 }
 
+func conditionsOf(r *certificatesv1.CertificateSigningRequest, t certificatesv1.RequestConditionType) (out []certificatesv1.CertificateSigningRequestCondition) {
+	for _, c := range r.Status.Conditions {
+		if c.Type == t {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
 func validateStatus(r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
 	errs := validateConditions(r)
 	if has(old, certificatesv1.CertificateFailed) && !has(r, certificatesv1.CertificateFailed) {
 		errs = append(errs, field.Forbidden(field.NewPath("status", "conditions"), fmt.Sprintf("updates may not remove a condition of type %q", certificatesv1.CertificateFailed)))
 	}
+	for _, t := range []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved, certificatesv1.CertificateDenied} {
+		was, now := len(conditionsOf(old, t)), len(conditionsOf(r, t))
+		switch {
+		case now < was:
+			errs = append(errs, field.Forbidden(field.NewPath("status", "conditions"), fmt.Sprintf("updates may not remove a condition of type %q", t)))
+		case now > was:
+			errs = append(errs, field.Forbidden(field.NewPath("status", "conditions"), fmt.Sprintf("updates may not add a condition of type %q", t)))
+		}
+	}
 	at := field.NewPath("status", "certificate")
-	switch {
-	case len(old.Status.Certificate) > 0 && !slices.Equal(r.Status.Certificate, old.Status.Certificate):
-		errs = append(errs, field.Forbidden(at, "updates may not set certificate content if existing certificate content is not empty"))
-	case len(r.Status.Certificate) > 0 && len(old.Status.Certificate) == 0:
-		errs = append(errs, validateCertificate(at, r.Status.Certificate)...)
+	if !slices.Equal(r.Status.Certificate, old.Status.Certificate) {
+		if len(old.Status.Certificate) > 0 {
+			errs = append(errs, field.Forbidden(at, "updates may not modify existing certificate content"))
+		}
+		if len(r.Status.Certificate) > 0 {
+			errs = append(errs, validateCertificate(at, r.Status.Certificate)...)
+		}
 	}
 	return errs
 }

@@ -218,6 +218,21 @@ func ownFinalizer(at *field.Path, name string) Errors {
 	return nil
 }
 
+// BalancerAddress checks where a load balancer is reached: by an address, or a name.
+func BalancerAddress(at *field.Path, ip, hostname string) Errors {
+	var errs Errors
+	if ip != "" {
+		errs = append(errs, validation.IsValidIPForLegacyField(at.Child("ip"), ip, false, nil)...)
+	}
+	if hostname != "" {
+		errs = append(errs, DNSSubdomain(at.Child("hostname"), hostname)...)
+		if _, err := netip.ParseAddr(hostname); err == nil {
+			errs = append(errs, field.Invalid(at.Child("hostname"), hostname, "must be a DNS name, not an IP address"))
+		}
+	}
+	return errs
+}
+
 // Reachable refuses addresses that mean something else on every machine.
 func Reachable(at *field.Path, ip string) Errors {
 	a, err := netip.ParseAddr(ip)

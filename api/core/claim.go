@@ -28,6 +28,7 @@ func PersistentVolumeClaim() *kind.Kind {
 		}),
 		Validate:       kind.Check(validateClaim),
 		ValidateUpdate: kind.CheckChange(validateClaimUpdate),
+		ValidateStatus: kind.CheckChange(validateClaimStatus),
 		Columns: append(columns.Named(
 			columns.Text("Status", "Whether a volume has been found."),
 			columns.Text("Volume", "The volume."),

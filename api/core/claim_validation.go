@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -65,7 +66,9 @@ func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	if old.Spec.StorageClassName == nil && old.Status.Phase != corev1.ClaimBound {
 		m.StorageClassName = nil
 	}
-	m.VolumeAttributesClassName = old.Spec.VolumeAttributesClassName
+	if old.Status.Phase == corev1.ClaimBound {
+		m.VolumeAttributesClassName = old.Spec.VolumeAttributesClassName
+	}
 	was, now := old.Spec.Resources.Requests[corev1.ResourceStorage], m.Resources.Requests[corev1.ResourceStorage]
 	if old.Status.Phase == corev1.ClaimBound {
 		granted, known := old.Status.Capacity[corev1.ResourceStorage]
@@ -78,6 +81,41 @@ func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	}
 	if !check.Same(*m, old.Spec) {
 		errs = append(errs, field.Forbidden(at, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", diff.Diff(old.Spec, *m))))
+	}
+	return append(errs, check.Immutable(field.NewPath("volumeMode"), c.Spec.VolumeMode, old.Spec.VolumeMode)...)
+}
+
+// resizeStates are how far the resize of a volume has come.
+var resizeStates = []corev1.ClaimResourceStatus{
+	corev1.PersistentVolumeClaimControllerResizeInProgress, corev1.PersistentVolumeClaimControllerResizeInfeasible,
+	corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizePending,
+}
+
+func validateClaimStatus(c, _ *corev1.PersistentVolumeClaim) field.ErrorList {
+	at, s := field.NewPath("status"), &c.Status
+	errs := checkSizes(at.Child("capacity"), s.Capacity)
+	states := at.Child("allocatedResourceStatuses")
+	only := []corev1.ResourceName{corev1.ResourceStorage}
+	for name, state := range s.AllocatedResourceStatuses {
+		if name != corev1.ResourceStorage && !strings.Contains(string(name), "/") {
+			errs = append(errs, field.NotSupported(states, name, only))
+		} else if !slices.Contains(resizeStates, state) {
+			errs = append(errs, field.NotSupported(states, name, resizeStates))
+		}
+	}
+	for name := range s.AllocatedResources {
+		if name != corev1.ResourceStorage && !strings.Contains(string(name), "/") {
+			errs = append(errs, field.NotSupported(at.Child("allocatedResources"), name, only))
+		}
+	}
+	return append(errs, checkSizes(at.Child("allocatedResources"), s.AllocatedResources)...)
+}
+
+func checkSizes(at *field.Path, l corev1.ResourceList) (errs errorList) {
+	for name, q := range l {
+		if q.Sign() < 0 {
+			errs = append(errs, field.Invalid(at.Key(string(name)), q.Value(), "must be a valid resource quantity"))
+		}
 	}
 	return errs
 }
@@ -145,9 +183,9 @@ func validateVolumeUpdate(pv, old *corev1.PersistentVolume) field.ErrorList {
 		errs = append(errs, field.Forbidden(at.Child("persistentvolumesource"),
 			fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", diff.Diff(old.Spec.PersistentVolumeSource, pv.Spec.PersistentVolumeSource))))
 	}
-	errs = append(errs, check.Immutable(at.Child("volumeMode"), pv.Spec.VolumeMode, old.Spec.VolumeMode)...)
-	if old.Spec.NodeAffinity != nil {
-		errs = append(errs, check.Immutable(at.Child("nodeAffinity"), pv.Spec.NodeAffinity, old.Spec.NodeAffinity)...)
+	errs = append(errs, check.Immutable(field.NewPath("volumeMode"), pv.Spec.VolumeMode, old.Spec.VolumeMode)...)
+	if old.Spec.NodeAffinity != nil && !check.Same(pv.Spec.NodeAffinity, old.Spec.NodeAffinity) {
+		errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), pv.Spec.NodeAffinity, "field is immutable, except for updating from beta label to GA"))
 	}
 	return errs
 }

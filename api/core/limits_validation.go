@@ -148,21 +148,29 @@ func checkQuotaName(at *field.Path, name corev1.ResourceName) errorList {
 }
 
 func validateResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
-	var errs errorList
-	for name, hard := range q.Spec.Hard {
-		at := field.NewPath("spec", "hard").Key(string(name))
-		known := checkQuotaName(at, name)
-		errs = append(errs, known...)
+	errs := checkQuotaList(field.NewPath("spec", "hard"), q.Spec.Hard)
+	errs = append(errs, checkScopes(q)...)
+	return append(errs, checkScopeSelector(q)...)
+}
+
+func checkQuotaList(at *field.Path, l corev1.ResourceList) (errs errorList) {
+	for name, q := range l {
+		at := at.Key(string(name))
+		errs = append(errs, checkQuotaName(at, name)...)
 		if !strings.Contains(string(name), "/") && !quotaResource(name) {
 			errs = append(errs, field.Invalid(at, string(name), "must be a standard resource for quota"))
 		}
-		errs = append(errs, check.Quantity(at, hard)...)
-		if slices.Contains(wholeResources, name) && hard.MilliValue()%1000 != 0 {
-			errs = append(errs, field.Invalid(at, hard.String(), "must be an integer"))
+		errs = append(errs, check.Quantity(at, q)...)
+		if slices.Contains(wholeResources, name) && q.MilliValue()%1000 != 0 {
+			errs = append(errs, field.Invalid(at, q.String(), "must be an integer"))
 		}
 	}
-	errs = append(errs, checkScopes(q)...)
-	return append(errs, checkScopeSelector(q)...)
+	return errs
+}
+
+func validateResourceQuotaStatus(q, _ *corev1.ResourceQuota) field.ErrorList {
+	at := field.NewPath("status")
+	return append(checkQuotaList(at.Child("hard"), q.Status.Hard), checkQuotaList(at.Child("used"), q.Status.Used)...)
 }
 
 // podScopes are about pods; the others about what the name says.

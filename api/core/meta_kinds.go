@@ -160,6 +160,7 @@ func ResourceQuota() *kind.Kind {
 		}),
 		Validate:       kind.Check(validateResourceQuota),
 		ValidateUpdate: kind.CheckChange(validateResourceQuotaUpdate),
+		ValidateStatus: kind.CheckChange(validateResourceQuotaStatus),
 		Columns: columns.Named(
 			columns.Text("Request", "Requests in use, and what is granted."),
 			columns.Text("Limit", "Limits in use, and what is granted."), columns.Age()),

@@ -1,6 +1,10 @@
 package core
 
 import (
+	"fmt"
+	"regexp"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -35,9 +39,31 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	}
 	for name, list := range map[string]corev1.ResourceList{"capacity": n.Status.Capacity, "allocatable": n.Status.Allocatable} {
 		for resource, q := range list {
-			at := field.NewPath("status", name).Key(string(resource))
+			at := field.NewPath("status", name, string(resource))
 			errs = append(errs, check.Each(at, string(resource), validation.IsQualifiedName(string(resource)))...)
 			errs = append(errs, check.Quantity(at, q)...)
+			if !overcommits(resource) && q.MilliValue()%1000 != 0 {
+				errs = append(errs, field.Invalid(at, q.String(), "must be an integer"))
+			}
+		}
+	}
+	return append(errs, checkFeatures(field.NewPath("status", "declaredFeatures"), n.Status.DeclaredFeatures)...)
+}
+
+var featureName = regexp.MustCompile(`^[A-Z][A-Za-z0-9]*(/[A-Za-z0-9]+)*$`)
+
+// checkFeatures checks what a node declares that it can do.
+func checkFeatures(at *field.Path, features []string) (errs errorList) {
+	for i, f := range features {
+		at := at.Index(i)
+		if slices.Contains(features[:i], f) {
+			errs = append(errs, field.Duplicate(at, f))
+		}
+		if !featureName.MatchString(f) {
+			errs = append(errs, field.Invalid(at, f, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", f)))
+		}
+		if i > 0 && f < features[i-1] {
+			errs = append(errs, field.Invalid(at, f, "list must be sorted alphabetically"))
 		}
 	}
 	return errs

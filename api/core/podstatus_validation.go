@@ -54,6 +54,27 @@ func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 			errs = append(errs, checkContainerStatus(at.Child(l.name).Index(i), &l.list[i], l.containers)...)
 		}
 	}
+	errs = append(errs, checkEnded(at.Child("containerStatuses"), p.Spec.RestartPolicy, p.Spec.Containers, s.ContainerStatuses, old.Status.ContainerStatuses)...)
+	return append(errs, checkEnded(at.Child("initContainerStatuses"), p.Spec.RestartPolicy, p.Spec.InitContainers, s.InitContainerStatuses, old.Status.InitContainerStatuses)...)
+}
+
+// checkEnded: what has ended for good does not run again.
+func checkEnded(at *field.Path, policy corev1.RestartPolicy, containers []corev1.Container, now, was []corev1.ContainerStatus) (errs errorList) {
+	if policy == corev1.RestartPolicyAlways {
+		return nil
+	}
+	for i, o := range was {
+		spec := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == o.Name })
+		ended := o.State.Terminated
+		switch {
+		case ended == nil, policy == corev1.RestartPolicyOnFailure && ended.ExitCode != 0,
+			spec >= 0 && containers[spec].RestartPolicy != nil: // a container with a policy of its own
+			continue
+		}
+		if j := slices.IndexFunc(now, func(n corev1.ContainerStatus) bool { return n.Name == o.Name }); j >= 0 && now[j].State.Terminated == nil {
+			errs = append(errs, field.Forbidden(at.Index(i).Child("state"), "may not be transitioned to non-terminated state"))
+		}
+	}
 	return errs
 }
 

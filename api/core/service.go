@@ -23,6 +23,7 @@ func Service() *kind.Kind {
 		Namespaced:          true, Storage: "services/specs", HasStatus: true, NoGeneration: true,
 		ValidName:      validation.NameIsDNSLabel,
 		Default:        kind.Each(defaultService),
+		PrepareUpdate:  kind.Pair(prepareServiceUpdate),
 		Validate:       kind.Check(validateService),
 		ValidateUpdate: kind.CheckChange(validateServiceUpdate),
 		ValidateStatus: kind.CheckChange(validateServiceStatus),
@@ -84,6 +85,18 @@ func defaultService(s *corev1.Service) {
 			spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 		}
 		orNew(&spec.IPFamilyPolicy, corev1.IPFamilyPolicySingleStack)
+	}
+}
+
+// prepareServiceUpdate keeps the status, but for the addresses of a load balancer
+// that is none any more. A client may change clusterIP alone.
+func prepareServiceUpdate(s, old *corev1.Service) {
+	s.Status = *old.Status.DeepCopy()
+	if old.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.Type != old.Spec.Type {
+		s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+	}
+	if ip := s.Spec.ClusterIP; ip != "" && ip != old.Spec.ClusterIP && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+		s.Spec.ClusterIPs = []string{ip}
 	}
 }
 

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -181,7 +182,11 @@ func checkClusterIPs(at *field.Path, s *corev1.ServiceSpec) errorList {
 			}
 			continue
 		}
-		errs = append(errs, validation.IsValidIPForLegacyField(at.Child("clusterIPs").Index(i), ip, false, nil)...)
+		bad := validation.IsValidIPForLegacyField(at.Child("clusterIPs").Index(i), ip, false, nil)
+		errs = append(errs, bad...)
+		if a, err := netip.ParseAddr(ip); err == nil && i < len(s.IPFamilies) && (s.IPFamilies[i] == corev1.IPv4Protocol) != a.Is4() {
+			errs = append(errs, field.Invalid(at.Child("clusterIPs").Index(i), ip, fmt.Sprintf("expected an %v value as indicated by `ipFamilies[%d]`", s.IPFamilies[i], i)))
+		}
 	}
 	for i, f := range s.IPFamilies {
 		errs = append(errs, check.Exactly(at.Child("ipFamilies").Index(i), f, corev1.IPv4Protocol, corev1.IPv6Protocol)...)
@@ -215,14 +220,16 @@ func validateServiceStatus(s, _ *corev1.Service) field.ErrorList {
 	var errs errorList
 	at := field.NewPath("status", "loadBalancer", "ingress")
 	if s.Spec.Type != corev1.ServiceTypeLoadBalancer && len(s.Status.LoadBalancer.Ingress) > 0 {
-		errs = append(errs, field.Forbidden(at, "may only be used when `spec.type` is 'LoadBalancer'"))
+		return append(errs, field.Forbidden(at, "may only be used when `spec.type` is 'LoadBalancer'"))
 	}
 	for i, in := range s.Status.LoadBalancer.Ingress {
-		if in.IP != "" {
-			errs = append(errs, validation.IsValidIPForLegacyField(at.Index(i).Child("ip"), in.IP, false, nil)...)
-		}
-		if in.Hostname != "" {
-			errs = append(errs, check.DNSSubdomain(at.Index(i).Child("hostname"), in.Hostname)...)
+		errs = append(errs, check.BalancerAddress(at.Index(i), in.IP, in.Hostname)...)
+		switch mode := at.Index(i).Child("ipMode"); {
+		case in.IPMode == nil:
+		case in.IP == "":
+			errs = append(errs, field.Forbidden(mode, "may not be specified when `ip` is not set"))
+		default:
+			errs = append(errs, check.Exactly(mode, *in.IPMode, corev1.LoadBalancerIPModeProxy, corev1.LoadBalancerIPModeVIP)...)
 		}
 	}
 	return errs

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/api/core"
@@ -22,6 +23,7 @@ func Event() *kind.Kind {
 		Group: "events.k8s.io", Version: "v1", Kind: "Event", Resource: "events", ShortNames: []string{"ev"}, Namespaced: true,
 		ValidName:    check.PathSegment,
 		NoGeneration: true, AllowCreateOnUpdate: true,
+		ValidateUpdate: kind.CheckChange(validateUpdate),
 		Fields: func(o kind.Object) fields.Set {
 			set := fields.Set{}
 			for name, v := range core.Event().Fields(o) {
@@ -31,6 +33,35 @@ func Event() *kind.Kind {
 		},
 		Hub: core.Event().GVK(), ToHub: toHub, FromHub: fromHub,
 	}
+}
+
+// validateUpdate lets nothing but the series of an event change, through this
+// version. Errors have its names.
+func validateUpdate(e, old *corev1.Event) field.ErrorList {
+	var errs field.ErrorList
+	for _, f := range []struct {
+		name     string
+		now, was any
+	}{
+		{"involvedObject", e.InvolvedObject, old.InvolvedObject}, {"reason", e.Reason, old.Reason}, {"message", e.Message, old.Message},
+		{"source", e.Source, old.Source}, {"firstTimestamp", e.FirstTimestamp, old.FirstTimestamp}, {"lastTimestamp", e.LastTimestamp, old.LastTimestamp},
+		{"count", e.Count, old.Count}, {"type", e.Type, old.Type}, {"eventTime", e.EventTime, old.EventTime}, {"action", e.Action, old.Action},
+		{"related", e.Related, old.Related}, {"reportingController", e.ReportingController, old.ReportingController},
+		{"reportingInstance", e.ReportingInstance, old.ReportingInstance},
+	} {
+		errs = append(errs, check.Immutable(field.NewPath(f.name), f.now, f.was)...)
+	}
+	if s := e.Series; s != nil {
+		at := field.NewPath("series")
+		const least = 2
+		if s.Count < least {
+			errs = append(errs, field.Invalid(at.Child("count"), "", fmt.Sprintf("should be at least %d", least)))
+		}
+		if s.LastObservedTime.IsZero() {
+			errs = append(errs, field.Required(at.Child("lastObservedTime"), ""))
+		}
+	}
+	return errs
 }
 
 // renamed has the view's names for the core event's fields.

@@ -29,7 +29,8 @@ func FlowSchema() *kind.Kind {
 				f.Spec.MatchingPrecedence = defaultPrecedence
 			}
 		}),
-		Validate: kind.Check(validateSchema),
+		Validate:       kind.Check(validateSchema),
+		ValidateStatus: kind.CheckChange(validateSchemaStatus),
 		Columns: columns.Named(
 			columns.Text("PriorityLevel", "The priority level of its requests."),
 			columns.Text("MatchingPrecedence", "The lowest matching number decides."),
@@ -58,8 +59,9 @@ func FlowSchema() *kind.Kind {
 func PriorityLevelConfiguration() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "PriorityLevelConfiguration", Resource: "prioritylevelconfigurations", HasStatus: true,
-		Default:  kind.Each(defaultLevel),
-		Validate: kind.Check(validateLevel),
+		Default:        kind.Each(defaultLevel),
+		Validate:       kind.Check(validateLevel),
+		ValidateStatus: kind.CheckChange(validateLevelStatus),
 		Columns: columns.Named(
 			columns.Text("Type", "Whether its requests are limited."),
 			columns.Text("NominalConcurrencyShares", "Its share of the server's capacity."),

@@ -211,6 +211,35 @@ func percent(at *field.Path, n *int32, most int32) field.ErrorList {
 	return nil
 }
 
+func validateLevelStatus(p, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
+	var types []string
+	for _, c := range p.Status.Conditions {
+		types = append(types, string(c.Type))
+	}
+	return validateConditionTypes(types)
+}
+
+func validateSchemaStatus(f, _ *flowcontrolv1.FlowSchema) field.ErrorList {
+	var types []string
+	for _, c := range f.Status.Conditions {
+		types = append(types, string(c.Type))
+	}
+	return validateConditionTypes(types)
+}
+
+func validateConditionTypes(types []string) (errs field.ErrorList) {
+	for i, t := range types {
+		at := field.NewPath("status", "conditions").Index(i).Child("type")
+		if slices.Contains(types[:i], t) {
+			errs = append(errs, field.Duplicate(at, t))
+		}
+		if t == "" {
+			errs = append(errs, field.Required(at, ""))
+		}
+	}
+	return errs
+}
+
 func validateLimited(at *field.Path, l *flowcontrolv1.LimitedPriorityLevelConfiguration) field.ErrorList {
 	errs := shares(at, l.NominalConcurrencyShares, 0)
 	errs = append(errs, percent(at.Child("lendablePercent"), l.LendablePercent, 100)...)

@@ -69,7 +69,8 @@ type Kind struct {
 	// Validate checks a new object; metadata has been checked already.
 	Validate func(Object) field.ErrorList
 	// ValidateUpdate checks a change; Validate is not run for updates, call it
-	// from here where the kind wants it.
+	// from here where the kind wants it. A view's is asked too, about the stored
+	// objects.
 	ValidateUpdate func(obj, old Object) field.ErrorList
 	// ValidateStatus checks a change of the status.
 	ValidateStatus func(obj, old Object) field.ErrorList
@@ -81,6 +82,8 @@ type Kind struct {
 
 	// NoGeneration: metadata.generation is not kept for this kind.
 	NoGeneration bool
+	// LateGeneration: metadata.generation is kept from the first change on.
+	LateGeneration bool
 	// FixedGeneration: metadata.generation is 1 and stays so.
 	FixedGeneration bool
 	// AllowCreateOnUpdate: PUT of an absent object creates it.

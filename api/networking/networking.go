@@ -19,7 +19,8 @@ const group = "networking.k8s.io"
 func Ingress() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "Ingress", Resource: "ingresses", ShortNames: []string{"ing"}, Namespaced: true, Storage: "ingress", HasStatus: true,
-		Validate: kind.Check(validateIngress),
+		Validate:       kind.Check(validateIngress),
+		ValidateStatus: kind.CheckChange(validateIngressStatus),
 		Columns: columns.Named(
 			columns.Text("Class", "The class of controller that serves it."),
 			columns.Text("Hosts", "Hosts that are served."),

@@ -271,6 +271,23 @@ func validateServiceCIDR(c *networkingv1.ServiceCIDR) field.ErrorList {
 	return errs
 }
 
+// validateServiceCIDRUpdate lets a range of the other family be added.
 func validateServiceCIDRUpdate(c, old *networkingv1.ServiceCIDR) field.ErrorList {
-	return append(validateServiceCIDR(c), check.Immutable(field.NewPath("spec", "cidrs"), c.Spec.CIDRs, old.Spec.CIDRs)...)
+	errs, at := validateServiceCIDR(c), field.NewPath("spec", "cidrs")
+	if len(c.Spec.CIDRs) < len(old.Spec.CIDRs) {
+		return append(errs, check.Immutable(at, c.Spec.CIDRs, old.Spec.CIDRs)...)
+	}
+	for i, was := range old.Spec.CIDRs {
+		errs = append(errs, check.Immutable(at.Index(i), c.Spec.CIDRs[i], was)...)
+	}
+	return errs
+}
+
+func validateIngressStatus(i, _ *networkingv1.Ingress) field.ErrorList {
+	var errs field.ErrorList
+	at := field.NewPath("status", "loadBalancer", "ingress")
+	for n, in := range i.Status.LoadBalancer.Ingress {
+		errs = append(errs, check.BalancerAddress(at.Index(n), in.IP, in.Hostname)...)
+	}
+	return errs
 }

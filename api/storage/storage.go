@@ -67,6 +67,7 @@ func VolumeAttachment() *kind.Kind {
 		RequireResourceVersion: true,
 		Validate:               kind.Check(validateAttachment),
 		ValidateUpdate:         kind.CheckChange(validateAttachmentUpdate),
+		ValidateStatus:         kind.CheckChange(validateAttachmentStatus),
 		Columns: columns.Named(
 			columns.Column{Name: "Attacher", Type: "string", Format: "name", Description: "The driver that attaches."},
 			columns.Text("PV", "The volume."),
@@ -85,8 +86,14 @@ func CSINode() *kind.Kind {
 	return &kind.Kind{
 		Group: group, Version: "v1", Kind: "CSINode", Resource: "csinodes", NoGeneration: true,
 		RequireResourceVersion: true,
-		Validate:               kind.Check(validateCSINode),
-		Columns:                columns.Named(columns.Count("Drivers", "Number of drivers on the node."), columns.Age()),
+		Default: kind.Each(func(n *storagev1.CSINode) {
+			if len(n.Spec.Drivers) == 0 {
+				n.Spec.Drivers = nil
+			}
+		}),
+		Validate:       kind.Check(validateCSINode),
+		ValidateUpdate: kind.CheckChange(validateCSINodeUpdate),
+		Columns:        columns.Named(columns.Count("Drivers", "Number of drivers on the node."), columns.Age()),
 		Row: kind.RowOf(func(n *storagev1.CSINode, now time.Time) []any {
 			return []any{n.Name, int64(len(n.Spec.Drivers)), columns.Created(n, now)}
 		}),
@@ -110,7 +117,7 @@ func CSIStorageCapacity() *kind.Kind {
 // CSIDriver declares storage.k8s.io/v1 CSIDriver.
 func CSIDriver() *kind.Kind {
 	return &kind.Kind{
-		Group: group, Version: "v1", Kind: "CSIDriver", Resource: "csidrivers", NoGeneration: true,
+		Group: group, Version: "v1", Kind: "CSIDriver", Resource: "csidrivers", NoGeneration: true, LateGeneration: true,
 		RequireResourceVersion: true,
 		Default: kind.Each(func(d *storagev1.CSIDriver) {
 			s := &d.Spec

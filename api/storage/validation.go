@@ -32,12 +32,8 @@ func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
 	errs := validateStorageClass(c)
 	errs = append(errs, check.Immutable(field.NewPath("parameters"), c.Parameters, old.Parameters)...)
-	if c.Provisioner != old.Provisioner {
-		errs = append(errs, field.Forbidden(field.NewPath("provisioner"), "updates to provisioner are forbidden."))
-	}
-	if !check.Same(c.ReclaimPolicy, old.ReclaimPolicy) {
-		errs = append(errs, field.Forbidden(field.NewPath("reclaimPolicy"), "updates to reclaimPolicy are forbidden."))
-	}
+	errs = append(errs, check.Immutable(field.NewPath("provisioner"), c.Provisioner, old.Provisioner)...)
+	errs = append(errs, check.Immutable(field.NewPath("reclaimPolicy"), c.ReclaimPolicy, old.ReclaimPolicy)...)
 	return append(errs, check.Immutable(field.NewPath("volumeBindingMode"), c.VolumeBindingMode, old.VolumeBindingMode)...)
 }
 
@@ -50,7 +46,10 @@ func validateAttributesClass(c *storagev1.VolumeAttributesClass) field.ErrorList
 }
 
 func validateAttributesClassUpdate(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
-	errs := check.Immutable(field.NewPath("driverName"), c.DriverName, old.DriverName)
+	var errs field.ErrorList
+	if c.DriverName != old.DriverName {
+		errs = append(errs, field.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden."))
+	}
 	if !check.Same(c.Parameters, old.Parameters) {
 		errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
 	}
@@ -81,6 +80,19 @@ func validateAttachmentUpdate(a, old *storagev1.VolumeAttachment) field.ErrorLis
 	return errs
 }
 
+func validateAttachmentStatus(a, _ *storagev1.VolumeAttachment) field.ErrorList {
+	var errs field.ErrorList
+	for _, e := range []struct {
+		name string
+		err  *storagev1.VolumeError
+	}{{"attachError", a.Status.AttachError}, {"detachError", a.Status.DetachError}} {
+		if e.err != nil && e.err.ErrorCode != nil && *e.err.ErrorCode < 0 {
+			errs = append(errs, field.Invalid(field.NewPath("status", e.name, "errorCode"), *e.err.ErrorCode, "must be between 0 and 2147483647, inclusive"))
+		}
+	}
+	return errs
+}
+
 func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 	var errs field.ErrorList
 	names := map[string]bool{}
@@ -94,6 +106,25 @@ func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 		errs = append(errs, check.Required(at.Child("nodeID"), d.NodeID)...)
 		if d.Allocatable != nil {
 			errs = append(errs, check.NonNegativePointer(at.Child("allocatable", "count"), d.Allocatable.Count)...)
+		}
+	}
+	return errs
+}
+
+// validateCSINodeUpdate lets drivers come and go, and none but its room change.
+func validateCSINodeUpdate(n, old *storagev1.CSINode) field.ErrorList {
+	errs := validateCSINode(n)
+	for _, d := range n.Spec.Drivers {
+		for _, was := range old.Spec.Drivers {
+			was.Allocatable = d.Allocatable
+			if d.Name == was.Name && !check.Same(d, was) {
+				shown := struct { // as Kubernetes writes it
+					Name, NodeID string
+					TopologyKeys []string
+					Allocatable  *storagev1.VolumeNodeResources
+				}{d.Name, d.NodeID, d.TopologyKeys, d.Allocatable}
+				errs = append(errs, field.Invalid(field.NewPath("spec", "drivers"), shown, "field is immutable"))
+			}
 		}
 	}
 	return errs
@@ -153,6 +184,6 @@ func validateDriver(d *storagev1.CSIDriver) field.ErrorList {
 
 func validateDriverUpdate(d, old *storagev1.CSIDriver) field.ErrorList {
 	at := field.NewPath("spec")
-	errs := check.Immutable(at.Child("attachRequired"), d.Spec.AttachRequired, old.Spec.AttachRequired)
+	errs := check.Immutable(at.Child("attachedRequired"), d.Spec.AttachRequired, old.Spec.AttachRequired)
 	return append(errs, check.Immutable(at.Child("volumeLifecycleModes"), d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes)...)
 }

@@ -23,6 +23,9 @@ var budgetsGVR = schema.GroupVersionResource{Group: "policy", Version: "v1", Res
 // its controller does not run.
 const maxDisrupted = 2000
 
+// processing is how many seconds a new budget may take until it counts.
+const processing = 10
+
 // Evict deletes a pod unless a disruption budget forbids it: the eviction
 // subresource. The budget is used up by one, so that evictions at the same moment
 // do not together do what each may do alone.
@@ -118,13 +121,13 @@ func (r *Registry) disrupt(b *policyv1.PodDisruptionBudget, pod string) error {
 	s := &b.Status
 	switch {
 	case s.ObservedGeneration < b.Generation:
-		return tooManyDisruptions(fmt.Sprintf("The disruption budget %s is still being processed by the server.", b.Name))
+		return tooManyDisruptions(fmt.Sprintf("The disruption budget %s is still being processed by the server.", b.Name), processing)
 	case s.DisruptionsAllowed < 0:
 		return apierrors.NewForbidden(policyv1.Resource("poddisruptionbudget"), b.Name, fmt.Errorf("pdb disruptions allowed is negative"))
 	case len(s.DisruptedPods) > maxDisrupted:
 		return apierrors.NewForbidden(policyv1.Resource("poddisruptionbudget"), b.Name, fmt.Errorf("DisruptedPods map too big - too many evictions not confirmed by PDB controller"))
 	case s.DisruptionsAllowed == 0:
-		return tooManyDisruptions(fmt.Sprintf("The disruption budget %s needs %d healthy pods and has %d currently", b.Name, s.DesiredHealthy, s.CurrentHealthy))
+		return tooManyDisruptions(fmt.Sprintf("The disruption budget %s needs %d healthy pods and has %d currently", b.Name, s.DesiredHealthy, s.CurrentHealthy), 0)
 	}
 	s.DisruptionsAllowed--
 	if s.DisruptedPods == nil {
@@ -168,8 +171,10 @@ func (r *Registry) markEvicted(ctx context.Context, q Request) error {
 	return err
 }
 
-func tooManyDisruptions(why string) error {
-	err := apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 10)
+// tooManyDisruptions asks to try again after some seconds; 0 leaves it to the caller,
+// whose own retries are the ones that tell of it.
+func tooManyDisruptions(why string, after int) error {
+	err := apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", after)
 	if err.ErrStatus.Details == nil {
 		err.ErrStatus.Details = &metav1.StatusDetails{}
 	}

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -192,6 +193,10 @@ func (r *Registry) prepareUpdate(q *Request, obj, old kind.Object) {
 		obj.SetManagedFields(old.GetManagedFields())
 	}
 	obj.SetSelfLink("")
+	if pv, ok := obj.(*corev1.PersistentVolume); ok && pv.Status.Phase != old.(*corev1.PersistentVolume).Status.Phase {
+		now := metav1.NewTime(r.cfg.Now()).Rfc3339Copy()
+		pv.Status.LastPhaseTransitionTime = &now
+	}
 }
 
 // dedupOwners drops owners that are named twice, with a warning.
@@ -220,7 +225,7 @@ var deploymentsGVR = schema.GroupVersionResource{Group: "apps", Version: "v1", R
 // a pod runs is not desired by its author.
 func setGeneration(res *Resource, subresource string, obj, old kind.Object) {
 	gen := old.GetGeneration()
-	if !res.NoGeneration && !res.FixedGeneration && subresource != "status" && subresource != "binding" && desiredChanged(res, obj, old) {
+	if (!res.NoGeneration || res.LateGeneration) && !res.FixedGeneration && subresource != "status" && subresource != "binding" && desiredChanged(res, obj, old) {
 		gen++
 	}
 	obj.SetGeneration(gen)
@@ -295,11 +300,18 @@ func (r *Registry) validateChange(ctx context.Context, q *Request, obj, old kind
 		if part := res.Part(q.Subresource); part.Validate != nil {
 			errs = append(errs, part.Validate(obj, old)...)
 		}
+	case q.Subresource == "finalize":
+		for i, f := range obj.(*corev1.Namespace).Spec.Finalizers {
+			errs = append(errs, check.Finalizer(field.NewPath("spec", "finalizers").Index(i), string(f))...)
+		}
 	case q.Subresource != "" && q.Subresource != "scale":
 	case res.ValidateUpdate != nil:
 		errs = append(errs, res.ValidateUpdate(obj, old)...)
 	case res.Validate != nil:
 		errs = append(errs, res.Validate(obj)...)
+	}
+	if view := q.Resource; view.IsView() && view.ValidateUpdate != nil {
+		errs = append(errs, view.ValidateUpdate(obj, old)...)
 	}
 	return errs
 }

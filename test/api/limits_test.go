@@ -231,7 +231,11 @@ func TestCertificateRequests(t *testing.T) {
 	if len(r.Status.Conditions) != 1 || r.Status.Conditions[0].LastUpdateTime.IsZero() || r.Status.Conditions[0].LastTransitionTime.IsZero() {
 		t.Errorf("conditions %+v", r.Status.Conditions)
 	}
-	r.Status.Conditions = nil // a writer of the status cannot take the approval back
+	bare := r.DeepCopy()
+	bare.Status.Conditions = nil
+	if _, err := admin.CertificatesV1().CertificateSigningRequests().UpdateStatus(t.Context(), bare, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) {
+		t.Errorf("a writer of the status takes the approval back: %v", err)
+	}
 	r.Status.Certificate = []byte("nonsense")
 	if _, err := admin.CertificatesV1().CertificateSigningRequests().UpdateStatus(t.Context(), r, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("a certificate that is none: %v", err)

@@ -139,8 +139,12 @@ func (s *Server) removeNamespace(ctx context.Context, path string) error {
 	if _, err := s.do(ctx, http.MethodDelete, path, "application/json", nil); err != nil {
 		return err
 	}
+	r, err := s.do(ctx, http.MethodGet, path, "application/json", nil)
+	if err != nil || r.code == http.StatusNotFound {
+		return err
+	}
 	ns := map[string]any{}
-	if err := s.get(ctx, path, &ns); err != nil {
+	if err := json.Unmarshal(r.body, &ns); err != nil {
 		return err
 	}
 	ns["spec"] = map[string]any{}

@@ -59,6 +59,7 @@ type Verdict struct {
 	Reason  string          `json:"reason,omitempty"`
 	Message string          `json:"message,omitempty"`
 	Causes  []Cause         `json:"causes,omitempty"`
+	Retry   int32           `json:"retryAfterSeconds,omitempty"`
 	Object  json.RawMessage `json:"object,omitempty"`
 	// Stored is the case's object after steps that are answered otherwise; absent
 	// if it has gone.
@@ -215,6 +216,7 @@ func verdict(code int, body []byte, sent map[string]any) (*Verdict, error) {
 		}
 		v.Reason, v.Message = string(s.Reason), s.Message
 		if s.Details != nil {
+			v.Retry = s.Details.RetryAfterSeconds
 			for _, c := range s.Details.Causes {
 				v.Causes = append(v.Causes, Cause{string(c.Type), c.Field, c.Message})
 			}

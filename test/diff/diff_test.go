@@ -2,6 +2,7 @@ package diff_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -104,7 +105,7 @@ func define(t *testing.T, srv *diff.Server) {
 
 // compare says how two verdicts differ; empty: they do not.
 func compare(got, want *diff.Verdict) string {
-	if got.Code != want.Code || got.Reason != want.Reason {
+	if got.Code != want.Code || got.Reason != want.Reason || got.Retry != want.Retry {
 		return "got  " + line(got) + "\nwant " + line(want)
 	}
 	causes := func(v *diff.Verdict) (out []string) {
@@ -116,18 +117,23 @@ func compare(got, want *diff.Verdict) string {
 	if g, w := causes(got), causes(want); !reflect.DeepEqual(g, w) {
 		return "got causes  " + strings.Join(g, "; ") + "\nwant causes " + strings.Join(w, "; ") + "\n(" + want.Message + ")"
 	}
-	var g, w any
-	if json.Unmarshal(got.Object, &g) != nil || json.Unmarshal(want.Object, &w) != nil || reflect.DeepEqual(g, w) {
-		return ""
-	}
 	var out []string
-	differences("", g, w, &out)
+	differences("", parsed(got.Object), parsed(want.Object), &out)
+	differences("stored", parsed(got.Stored), parsed(want.Stored), &out)
 	return strings.Join(out, "\n")
+}
+
+// parsed reads JSON; nil if there is none.
+func parsed(b json.RawMessage) (v any) {
+	if json.Unmarshal(b, &v) != nil {
+		return nil
+	}
+	return v
 }
 
 func line(v *diff.Verdict) string {
 	b, _ := json.Marshal(v.Code)
-	return string(b) + " " + v.Reason + " " + v.Message
+	return fmt.Sprintf("%s %s %s (again after %d s)", b, v.Reason, v.Message, v.Retry)
 }
 
 // differences lists the fields in which two objects differ.
