@@ -169,6 +169,31 @@ func TestForkBomb(t *testing.T) {
 	}
 }
 
+// A pod may have as many processes as its limit says, the first included.
+func TestLastProcess(t *testing.T) {
+	f := newFixture(t)
+	pod := f.sandbox(nil)
+	p, err := f.pod(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := f.layout.Group(p.Cgroup)
+	if err := group.Apply(pidsLimit(1)); err != nil {
+		t.Fatal(err)
+	}
+	id := f.create(pod, "", func(c *runtimeapi.ContainerConfig) { c.Command = []string{"sleep", "1000"} })
+	if _, err := f.StartContainer(f.ctx(), &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if n := group.Stats().PIDs; n != 1 {
+		t.Errorf("the pod has %d processes", n)
+	}
+	if r, err := f.ExecSync(f.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}}); err == nil {
+		t.Errorf("a command beyond the limit answered %v", r)
+	}
+	removed(t, f, pod)
+}
+
 // Containers that die of hunger one after another harm nobody else.
 func TestStormOfOOM(t *testing.T) {
 	f := newFixture(t)

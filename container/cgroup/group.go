@@ -170,7 +170,9 @@ func (g Group) JoinThread() (leave func() error, err error) {
 	}
 	was := threadGroups(string(data))
 	left := map[string]string{} // hierarchy to the thread's former group in it
+	g.layout.threads.RLock()
 	leave = func() error {
+		defer g.layout.threads.RUnlock()
 		var errs []error
 		for dir, path := range left {
 			errs = append(errs, os.WriteFile(filepath.Join(dir, path, "tasks"), self, 0))
@@ -223,7 +225,8 @@ func join(dir string, pid int) error {
 	return nil
 }
 
-// Processes lists the PIDs in the group itself.
+// Processes lists the PIDs in the group itself, without this process, of which a thread
+// may be there.
 func (g Group) Processes() ([]int, error) {
 	dirs := g.dirs()
 	data, err := os.ReadFile(filepath.Join(dirs[len(dirs)-1], "cgroup.procs"))
@@ -236,7 +239,9 @@ func (g Group) Processes() ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		pids = append(pids, pid)
+		if pid != os.Getpid() {
+			pids = append(pids, pid)
+		}
 	}
 	return pids, nil
 }
@@ -298,7 +303,7 @@ func (g Group) everywhere() []string {
 func (g Group) Remove(ctx context.Context) error {
 	var errs []error
 	for _, d := range g.everywhere() {
-		if err := removeDir(ctx, d); err != nil {
+		if err := g.layout.removeDir(ctx, d); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -332,7 +337,7 @@ func (g Group) removeEmpty() bool {
 // removeDir removes one folder and those that the container made below it. The
 // kernel refuses while a killed process is still on its way out; inotify on
 // cgroup.events (v2) tells when the last one has left.
-func removeDir(ctx context.Context, dir string) error {
+func (l Layout) removeDir(ctx context.Context, dir string) error {
 	err := unix.Rmdir(dir)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -340,7 +345,7 @@ func removeDir(ctx context.Context, dir string) error {
 	if entries, rerr := os.ReadDir(dir); rerr == nil {
 		for _, e := range entries {
 			if e.IsDir() {
-				if err := removeDir(ctx, filepath.Join(dir, e.Name())); err != nil {
+				if err := l.removeDir(ctx, filepath.Join(dir, e.Name())); err != nil {
 					return err
 				}
 			}
@@ -348,7 +353,7 @@ func removeDir(ctx context.Context, dir string) error {
 	}
 	err = unix.Rmdir(dir)
 	if errors.Is(err, unix.EBUSY) {
-		err = waitEmpty(ctx, dir)
+		err = l.waitEmpty(ctx, dir)
 	}
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -357,7 +362,7 @@ func removeDir(ctx context.Context, dir string) error {
 }
 
 // waitEmpty waits for each process in dir to end, then removes dir.
-func waitEmpty(ctx context.Context, dir string) error {
+func (l Layout) waitEmpty(ctx context.Context, dir string) error {
 	for {
 		data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 		if err != nil {
@@ -368,6 +373,12 @@ func waitEmpty(ctx context.Context, dir string) error {
 			pid, err := strconv.Atoi(f)
 			if err != nil || pid == 0 {
 				return unix.EBUSY
+			}
+			if pid == os.Getpid() { // a thread that is just forking
+				l.threads.Lock()
+				//lint:ignore SA2001 whoever was there has left by now
+				l.threads.Unlock()
+				continue
 			}
 			if err := waitGone(ctx, pid); err != nil {
 				return err
@@ -394,8 +405,12 @@ func waitGone(ctx context.Context, pid int) error {
 		return err
 	}
 	err = raw.Read(func(fd uintptr) bool {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		return err == nil && n > 0
+		for {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			if err != unix.EINTR { // the readiness is told once
+				return err == nil && n > 0
+			}
+		}
 	})
 	return errors.Join(err, ctx.Err())
 }

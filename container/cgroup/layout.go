@@ -24,6 +24,8 @@ type Layout struct {
 	// parents is locked while parents are removed, which another group may be about
 	// to be made in.
 	parents *sync.RWMutex
+	// threads is read-locked while a thread of this process is in a group, see JoinThread.
+	threads *sync.RWMutex
 }
 
 // used are the v1 controllers that every container joins; each costs a
@@ -46,7 +48,7 @@ func Detect() (Layout, error) {
 // parseMounts understands lines of the form
 // "ID PARENT MAJ:MIN ROOT POINT OPTIONS [TAGS] - TYPE SOURCE SUPEROPTIONS".
 func parseMounts(text string) Layout {
-	l := Layout{V1: map[string]string{}, parents: new(sync.RWMutex)}
+	l := Layout{V1: map[string]string{}, parents: new(sync.RWMutex), threads: new(sync.RWMutex)}
 	for line := range strings.Lines(text) {
 		left, right, ok := strings.Cut(strings.TrimSpace(line), " - ")
 		f, g := strings.Fields(left), strings.Fields(right)

@@ -69,6 +69,11 @@ func TestJoinThread(t *testing.T) {
 	if strings.Contains(read("/proc/self/cgroup"), g.Path()) && os.Getpid() != unix.Gettid() {
 		t.Error("the whole process is in the group")
 	}
+	alone := layout
+	alone.V2 = ""
+	if pids, err := alone.Group(g.Path()).Processes(); err != nil || len(pids) > 0 {
+		t.Errorf("in the group are %v, %v: whoever kills them must not kill this process", pids, err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

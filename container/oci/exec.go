@@ -57,8 +57,12 @@ func (l *Launcher) exec(ctx context.Context, spec *ExecSpec, program string, std
 		return nil, err
 	}
 	defer unix.Close(target)
-	child, err := l.spawn(ctx, &job{
-		args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: target, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj,
+	var child *Child
+	err = OnThread(func() (err error) {
+		child, err = l.spawn(ctx, &job{
+			args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: target, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj,
+		})
+		return err
 	})
 	if err != nil {
 		if console != nil {

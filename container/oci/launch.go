@@ -224,7 +224,8 @@ func (j *job) program() string {
 	return j.args[0]
 }
 
-// spawn clones the init program and follows it until the real program runs.
+// spawn clones the init program and follows it until the real program runs. It is called
+// on one of [OnThread]'s threads.
 func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 	if len(j.args) == 0 {
 		return nil, errors.New("no command given: set one in the pod or in the image")
@@ -274,7 +275,7 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fd
 		}
 	}
-	pid, err := syscall.ForkExec(programPath, j.args, attr)
+	pid, placed, err := j.fork(attr)
 	if err != nil {
 		return nil, fmt.Errorf("cloning the container's process: %w", err)
 	}
@@ -285,7 +286,12 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 		unix.Close(pidfd)
 		return nil, err
 	}
-	err = follow(ctx, child, ours, j)
+	if j.cgroup != nil && !placed {
+		err = j.cgroup.Join(pid)
+	}
+	if err == nil {
+		err = follow(ctx, child, ours, j)
+	}
 	if attr.Sys.Setpgid && child.PID == pid { // without having been replaced
 		if err == nil {
 			err = errors.New("the container's process was killed while it was being started")
@@ -299,13 +305,28 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 	return child, nil
 }
 
-// follow is the parent's side of the protocol drawn in c/init.c.
-func follow(ctx context.Context, child *Child, sync *os.File, j *job) error {
+// fork clones the init program in its control group, if that has room for a process more;
+// else it has to be moved there. Moving one makes the kernel wait until every thread of
+// the machine has been seen in a safe place, twenty milliseconds where it is at rest,
+// so that it is the second choice.
+func (j *job) fork(attr *syscall.ProcAttr) (pid int, placed bool, err error) {
 	if j.cgroup != nil {
-		if err := j.cgroup.Join(child.PID); err != nil {
-			return err
+		leave, err := j.cgroup.JoinThread()
+		if err != nil {
+			return 0, false, err
+		}
+		pid, err = syscall.ForkExec(programPath, j.args, attr)
+		_ = leave() // else the thread leaves when it ends
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENOMEM) {
+			return pid, true, err
 		}
 	}
+	pid, err = syscall.ForkExec(programPath, j.args, attr)
+	return pid, false, err
+}
+
+// follow is the parent's side of the protocol drawn in c/init.c.
+func follow(ctx context.Context, child *Child, sync *os.File, j *job) error {
 	// Best effort: without CAP_SYS_RESOURCE the score can only be raised.
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", child.PID), []byte(strconv.Itoa(j.oomScore)), 0)
 	stop := context.AfterFunc(ctx, func() { _ = sync.Close() })
