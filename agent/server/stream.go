@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/util/proxy"
@@ -73,15 +74,21 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	s.forward(w, r, resp.GetUrl(), err)
 }
 
-// run executes a command without streaming and answers its output.
+// run executes a command without streaming and answers its output: "cmd" with its
+// words divided by spaces, or "command" once for each word, as exec has it. A command
+// that fails is answered with an error, which shows what it wrote.
 func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 	id, ok := s.runningContainer(w, r)
 	if !ok {
 		return
 	}
-	cmd := r.URL.Query()["cmd"]
+	cmd := strings.Fields(r.URL.Query().Get("cmd"))
 	if len(cmd) == 0 {
 		cmd = r.URL.Query()["command"]
+	}
+	if len(cmd) == 0 {
+		http.Error(w, "you must specify at least one command for the container", http.StatusBadRequest)
+		return
 	}
 	resp, err := s.cfg.CRI.Runtime.ExecSync(r.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: cmd})
 	if err != nil {
@@ -95,14 +102,13 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) runningContainer(w http.ResponseWriter, r *http.Request) (string, bool) {
-	pod, v, name, ok := s.target(w, r)
+	_, v, name, ok := s.target(w, r)
 	if !ok {
 		return "", false
 	}
 	c := v.Latest(name)
 	if !c.Running() {
 		http.Error(w, fmt.Sprintf("container not found (%q)", name), http.StatusNotFound)
-		_ = pod
 		return "", false
 	}
 	return c.Id, true
