@@ -144,11 +144,19 @@ func (c *Child) Ended() bool {
 		return true
 	}
 	ended := false
-	_ = raw.Control(func(fd uintptr) {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		ended = err == nil && n > 0
-	})
+	_ = raw.Control(func(fd uintptr) { ended = readable(int(fd)) })
 	return ended
+}
+
+// readable: the process of the pidfd has ended. A signal that comes just then must not
+// be taken for an answer: Go sends itself many.
+func readable(pidfd int) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		if err != unix.EINTR {
+			return err != nil || n > 0
+		}
+	}
 }
 
 // UnknownExit is reported where the kernel no longer knows the exit status: a
@@ -166,8 +174,7 @@ func (c *Child) Wait(ctx context.Context) (int, error) {
 	defer stop()
 	code, failure := UnknownExit, error(nil)
 	err = raw.Read(func(fd uintptr) bool {
-		var p = []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(p, 0); err == nil && n == 0 {
+		if !readable(int(fd)) {
 			return false
 		}
 		code, failure = reap(int(fd))
@@ -183,8 +190,8 @@ func (c *Child) Wait(ctx context.Context) (int, error) {
 	return code, failure
 }
 
-// reap collects the status of a process that has ended. It returns EAGAIN for
-// one whose real parent has not collected it yet.
+// reap collects the status of a process that has ended. It returns EAGAIN for one that
+// has not, and for one whose real parent has not collected it yet.
 func reap(pidfd int) (int, error) {
 	var info unix.Siginfo
 	for {
@@ -194,6 +201,9 @@ func reap(pidfd int) (int, error) {
 		}
 		if err == nil {
 			return siginfoCode(&info), nil
+		}
+		if err == unix.EAGAIN { // ours, and the pidfd does not block
+			return UnknownExit, err
 		}
 		break
 	}

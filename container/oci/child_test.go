@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -66,6 +67,56 @@ func TestWaitForAnothersChild(t *testing.T) {
 		if code != 137 {
 			t.Fatalf("process %d of %d, killed, has exit code %d", i, 1000, code)
 		}
+	}
+}
+
+// A child that runs is not taken for one that has ended, whatever interrupts the question.
+func TestWaitAmongSignals(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fd, err := dupFile(c.pidfd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if code, err := reap(fd); err != unix.EAGAIN {
+		t.Errorf("while it runs it has the exit code %d (%v)", code, err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread := unix.Gettid()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() { // as Go's scheduler does
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Tgkill(unix.Getpid(), thread, unix.SIGURG)
+			}
+		}
+	}()
+	for range 200000 {
+		if readable(fd) {
+			t.Error("while it runs it is said to have ended")
+			break
+		}
+	}
+	close(stop)
+	<-stopped
+	if err := c.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code, err := c.Wait(t.Context()); code != 137 || err != nil {
+		t.Errorf("killed, it has the exit code %d (%v)", code, err)
 	}
 }
 
