@@ -58,7 +58,9 @@ func (s *Server) handlers() []*runtimeapi.RuntimeHandler {
 			if !known && s.asking.CompareAndSwap(false, true) {
 				s.work.Go(s.ask)
 			}
-			list = append(list, &runtimeapi.RuntimeHandler{Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: f.RecursiveReadOnly}})
+			list = append(list, &runtimeapi.RuntimeHandler{Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{
+				RecursiveReadOnlyMounts: f.RecursiveReadOnly, UserNamespaces: r.Users() && s.shifts(),
+			}})
 		}
 	}
 	return list

@@ -60,6 +60,9 @@ func newFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(dir, 0o711); err != nil { // users of pods pass through it, as through the real ones
+		t.Fatal(err)
+	}
 	f := &fixture{TB: t, logs: filepath.Join(dir, "logs"), handler: os.Getenv(handlerEnv)}
 	f.cfg = Config{
 		Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), CgroupParent: filepath.Base(dir), StreamAddr: "127.0.0.1:0",

@@ -230,10 +230,8 @@ func TestHandlerHooks(t *testing.T) {
 func TestHooksInNamespaces(t *testing.T) {
 	t.Parallel()
 	h := newHooked(t, builtIn(t))
-	for _, dir := range []string{filepath.Dir(h.dir), filepath.Dir(h.cfg.Run)} { // as other places of hooks and bundles are
-		if err := os.Chmod(dir, 0o711); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Chmod(filepath.Dir(h.dir), 0o711); err != nil { // as other places of hooks are
+		t.Fatal(err)
 	}
 	use := h.device("d",
 		h.hook("createContainer", `echo written > "$root/etc/hooked"; id -u; ls "$root/proc" | grep -c '^1$' || true`),
@@ -441,7 +439,7 @@ func TestHooksInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if st := h.wait(id); st.ExitCode != 5 {
+	if st := h.wait(id); st.ExitCode != later(5) {
 		t.Errorf("the container's end is %v", st)
 	}
 	if got := h.stages(); !slices.Equal(got, []string{"poststop"}) {

@@ -15,6 +15,7 @@ import (
 
 	"knarr.dev/knarr/container/cgroup"
 	"knarr.dev/knarr/container/oci"
+	"knarr.dev/knarr/container/oci/external"
 	"knarr.dev/knarr/container/sandbox"
 )
 
@@ -54,7 +55,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandbo
 	if p.users, err = users(p.options()); err != nil {
 		return nil, err
 	}
-	if p.users != nil && p.executor != oci.Executor(s.launcher) {
+	if r, ok := p.executor.(*external.Runtime); ok && p.users != nil && !r.Users() {
 		return nil, fmt.Errorf("%w: runtime handler %q has no user namespaces: use the default one", errInvalid, req.GetRuntimeHandler())
 	}
 	p.Cgroup = s.parentGroup(or(c.GetLinux().GetCgroupParent(), p.ID))

@@ -72,18 +72,7 @@ func (s *Server) writeBundle(spec *oci.Spec, c *container) error {
 	if err := os.MkdirAll(spec.Rootfs.Target, 0o711); err != nil {
 		return fmt.Errorf("making a bundle: %w", err)
 	}
-	if err := bundle.Of(spec, s.launcher, spec.Bundle, spec.Rootfs.Target, c.Cgroup).Write(spec.Bundle); err != nil {
-		return err
-	}
-	if spec.Users == nil {
-		return nil
-	}
-	// Hooks in the container's namespaces read it as its root.
-	owner := int(spec.Users.Host(0))
-	if err := os.Chown(filepath.Join(spec.Bundle, oci.ConfigFile), owner, owner); err != nil {
-		return fmt.Errorf("giving a bundle to the container's root: %w", err)
-	}
-	return nil
+	return bundle.Of(spec, s.launcher, spec.Bundle, spec.Rootfs.Target, c.Cgroup).Write(spec.Bundle, spec.Users.Host(0))
 }
 
 // commandLine follows Kubernetes' rule: a command replaces the image's

@@ -25,8 +25,29 @@ func inUsers(host uint32) func(*runtimeapi.PodSandboxConfig) {
 	}
 }
 
-func TestUserNamespace(t *testing.T) {
-	f := newFixture(t)
+func TestUserNamespace(t *testing.T) { userNamespace(t, builtIn(t), true) }
+
+// Other programs let those who may mount in a container lift what hides parts of /proc,
+// and their containers do not share processes.
+func TestHandlerUserNamespace(t *testing.T) {
+	eachHandler(t, func(t *testing.T, f *fixture, handler string) {
+		if handler == "runsc" {
+			return // refused: see TestHandlerRefuses
+		}
+		userNamespace(t, f, false)
+		shared := func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_POD }
+		pod := f.sandbox(func(c *runtimeapi.PodSandboxConfig) {
+			inUsers(0x7000_0000)(c)
+			shared(c.Linux.SecurityContext.NamespaceOptions)
+		})
+		id := f.create(pod, "true", func(c *runtimeapi.ContainerConfig) { shared(c.Linux.SecurityContext.NamespaceOptions) })
+		if _, err := f.StartContainer(f.ctx(), &runtimeapi.StartContainerRequest{ContainerId: id}); err == nil || !strings.Contains(err.Error(), "cannot share processes") {
+			t.Errorf("with shared processes: %v", err)
+		}
+	})
+}
+
+func userNamespace(t *testing.T, f *fixture, own bool) {
 	if !f.shifts() {
 		t.Skip("this machine has no id-mapped mounts")
 	}
@@ -66,6 +87,9 @@ func TestUserNamespace(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f.TB = t
+			if c.name == "not unmounting" && !own {
+				return
+			}
 			if got := f.output(pod, c.script, c.change); got != c.want {
 				t.Errorf("%s\nsays %q, not %q", c.script, got, c.want)
 			}
@@ -86,6 +110,9 @@ func TestUserNamespace(t *testing.T) {
 	}
 	if err := unix.Stat(fmt.Sprint("/proc/", rec.Process.PID), &st); err != nil || st.Uid != host {
 		t.Errorf("on the host the process is of user %d (%v)", st.Uid, err)
+	}
+	if !own {
+		return
 	}
 	shared := f.sandbox(func(c *runtimeapi.PodSandboxConfig) {
 		inUsers(host)(c)

@@ -116,13 +116,25 @@ func overlay(r Rootfs) (int, error) {
 }
 
 // MountRoot mounts a root file system on its Target, in the mount namespace of the
-// calling thread.
-func MountRoot(r Rootfs) error {
-	fd, err := overlay(r)
-	if err != nil {
-		return err
+// calling thread. For users, if not nil, its layers appear with shifted owners, here and
+// to what is mounted from them later.
+func MountRoot(r Rootfs, users *Users) error {
+	mount := func() error {
+		fd, err := overlay(r)
+		if err != nil {
+			return err
+		}
+		return PlaceMount(fd, r.Target)
 	}
-	return PlaceMount(fd, r.Target)
+	if users == nil {
+		return mount()
+	}
+	return users.with(func(ns int) error {
+		if err := mapFolders(r.Mapped, ns); err != nil {
+			return err
+		}
+		return users.AsRoot(mount)
+	})
 }
 
 // MountLayers mounts a read-only view of layers, the topmost first, on the host
@@ -136,10 +148,18 @@ func MountLayers(layers []string, target string) error {
 }
 
 // MountCopy is a detached copy of what is mounted at host, which [PlaceMount] puts
-// elsewhere. It stays a peer of the original, in other mount namespaces too.
-func MountCopy(host string) (int, error) {
+// elsewhere. It stays a peer of the original, in other mount namespaces too. With users,
+// if not nil, its files' owners are shifted.
+func MountCopy(host string, users *Users) (int, error) {
 	s, err := cloneSource(host, true)
-	return s.fd, err
+	if err != nil || users == nil {
+		return s.fd, err
+	}
+	if err := users.with(func(ns int) error { return shift(s.fd, ns, host) }); err != nil {
+		unix.Close(s.fd)
+		return -1, err
+	}
+	return s.fd, nil
 }
 
 // PlaceMount puts a detached mount on the host path target and closes it.
@@ -211,9 +231,9 @@ func (t *tree) attach(s source, target string) error {
 
 func (t *tree) bind(s source, m Mount) error {
 	if m.Mapped && t.users >= 0 {
-		if err := idmap(s.fd, t.users); err != nil {
+		if err := shift(s.fd, t.users, m.Source); err != nil {
 			unix.Close(s.fd)
-			return fmt.Errorf("showing %s to a user namespace: %w: its file system must support id-mapped mounts", m.Source, err)
+			return err
 		}
 	}
 	propagation := m.Propagation

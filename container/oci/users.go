@@ -69,6 +69,24 @@ func idmap(mount, fd int) error {
 	return unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &attr)
 }
 
+// shift is idmap for a copy of the mount at host.
+func shift(mount, fd int, host string) error {
+	if err := idmap(mount, fd); err != nil {
+		return fmt.Errorf("showing %s to a user namespace: %w: its file system must support id-mapped mounts", host, err)
+	}
+	return nil
+}
+
+// with opens the namespace for use.
+func (u *Users) with(use func(ns int) error) error {
+	ns, err := unix.Open(u.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "opening the user namespace", Path: u.Path, Err: err}
+	}
+	defer unix.Close(ns)
+	return use(ns)
+}
+
 // TryUsers tells why user namespaces, or shifted views of the folder, cannot be had.
 func (l *Launcher) TryUsers(ctx context.Context, folder string) error {
 	return l.NewNamespaces(ctx, &Users{HostID: 1 << 16, Size: 1 << 16}, 0, func(pid int) error {
@@ -94,16 +112,31 @@ func mapFolders(folders []string, ns int) error {
 		if err != nil {
 			return fmt.Errorf("taking a copy of the mount at %s: %w", f, err)
 		}
-		err = idmap(fd, ns)
-		if err == nil {
-			err = unix.MoveMount(fd, "", unix.AT_FDCWD, f, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		if err = shift(fd, ns, f); err == nil {
+			if err = unix.MoveMount(fd, "", unix.AT_FDCWD, f, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+				err = fmt.Errorf("mounting on %s: %w", f, err)
+			}
 		}
 		unix.Close(fd)
 		if err != nil {
-			return fmt.Errorf("showing %s to a user namespace: %w: its file system must support id-mapped mounts", f, err)
+			return err
 		}
 	}
 	return nil
+}
+
+// AsRoot calls f, on a thread of [OnThread]'s, with the namespace's root as the owner of what
+// it makes. Without a namespace it is the host's.
+func (u *Users) AsRoot(f func() error) error {
+	if u == nil {
+		return f()
+	}
+	restore, err := actAs(u)
+	if err != nil {
+		return err
+	}
+	defer restore()
+	return f()
 }
 
 // actAs lets the calling thread make files as the namespace's root, with all of

@@ -31,6 +31,8 @@ type Config struct {
 
 type linux struct {
 	Namespaces        []specs.LinuxNamespace `json:"namespaces"`
+	UIDMappings       []specs.LinuxIDMapping `json:"uidMappings,omitempty"`
+	GIDMappings       []specs.LinuxIDMapping `json:"gidMappings,omitempty"`
 	Devices           []specs.LinuxDevice    `json:"devices,omitempty"`
 	CgroupsPath       string                 `json:"cgroupsPath,omitempty"`
 	Resources         *resources             `json:"resources,omitempty"`
@@ -44,12 +46,16 @@ type resources struct {
 	Devices []specs.LinuxDeviceCgroup `json:"devices"`
 }
 
-// Write puts the configuration into the folder dir, whole or not at all.
-func (c *Config) Write(dir string) error {
+// Write puts the configuration into the folder dir, whole or not at all, for nobody but
+// owner to read, the container's root on the host: hooks run as that, too.
+func (c *Config) Write(dir string, owner uint32) error {
 	data, err := json.Marshal(c)
 	file := filepath.Join(dir, oci.ConfigFile)
 	if err == nil {
 		err = os.WriteFile(file+".tmp", data, 0o600)
+	}
+	if err == nil {
+		err = os.Chown(file+".tmp", int(owner), int(owner))
 	}
 	if err == nil {
 		err = os.Rename(file+".tmp", file)
@@ -72,6 +78,11 @@ func Of(s *oci.Spec, host *oci.Launcher, dir, root, group string) *Config {
 			Namespaces: namespaces(s.Namespaces), Seccomp: profile(s.Profile),
 			MaskedPaths: s.MaskedPaths, ReadonlyPaths: s.ReadonlyPaths, RootfsPropagation: propagation(s.Mounts),
 		},
+	}
+	if u := s.Users; u != nil {
+		b.Linux.Namespaces = append(b.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: u.Path})
+		b.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: u.HostID, Size: u.Size}}
+		b.Linux.GIDMappings = b.Linux.UIDMappings
 	}
 	if s.Namespaces.UTS != "" {
 		b.Hostname = s.Hostname
@@ -178,7 +189,11 @@ func mounts(s *oci.Spec, dir string) []specs.Mount {
 		list = append(list, m)
 	}
 	for i, m := range s.Mounts {
-		list = append(list, mount(m, Volume(dir, i)))
+		prepared := ""
+		if m.Propagation == unix.MS_SHARED || len(m.Layers) > 0 || m.Mapped && s.Users != nil {
+			prepared = Volume(dir, i)
+		}
+		list = append(list, mount(m, prepared))
 	}
 	return list
 }
@@ -190,14 +205,13 @@ func mount(m oci.Mount, prepared string) specs.Mount {
 	o := specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: []string{"rbind"}}
 	switch m.Propagation {
 	case unix.MS_SHARED:
-		o.Source = prepared
 		o.Options = append(o.Options, "rshared")
 	case unix.MS_SLAVE:
 		o.Options = append(o.Options, "rslave")
 	default:
 		o.Options = append(o.Options, "rprivate")
 	}
-	if len(m.Layers) > 0 {
+	if prepared != "" {
 		o.Source = prepared
 	}
 	switch {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -25,7 +26,7 @@ func TestWrite(t *testing.T) {
 		Hooks: &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/true", Args: []string{"true", "x"}}}},
 	}
 	dir := t.TempDir()
-	if err := Of(s, host, dir, "/run/root", "").Write(dir); err != nil {
+	if err := Of(s, host, dir, "/run/root", "").Write(dir, 7); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "config.json")
@@ -43,10 +44,10 @@ func TestWrite(t *testing.T) {
 	if got.Linux.CgroupsPath != "" || got.Linux.Resources != nil {
 		t.Errorf("without a group: %s", data)
 	}
-	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
+	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 || st.Sys().(*syscall.Stat_t).Uid != 7 {
 		t.Errorf("the file is %v (%v)", st.Mode(), err)
 	}
-	if err := Of(s, host, dir, "/run/root", "").Write(filepath.Join(dir, "missing")); err == nil {
+	if err := Of(s, host, dir, "/run/root", "").Write(filepath.Join(dir, "missing"), 0); err == nil {
 		t.Error("written into a folder that is not there")
 	}
 }

@@ -14,18 +14,22 @@ import (
 
 // mount gives the calling thread a mount namespace and puts into it what the bundle
 // refers to: the root file system, the images mounted as volumes, and copies of those
-// mounts that the container shares with the host.
+// mounts that the container shares with the host, or whose owners it sees shifted.
 func (r *Runtime) mount(s *oci.Spec, dir, group string) (err error) {
-	shared := map[int]int{}
+	taken := map[int]int{}
 	defer func() {
-		for _, fd := range shared {
+		for _, fd := range taken {
 			unix.Close(fd)
 		}
 	}()
 	for i, m := range s.Mounts {
-		if m.Propagation == unix.MS_SHARED { // taken before the namespace is a slave of the host's
-			if shared[i], err = oci.MountCopy(m.Source); err != nil {
-				delete(shared, i)
+		shifted := s.Users
+		if !m.Mapped {
+			shifted = nil
+		}
+		if m.Propagation == unix.MS_SHARED || shifted != nil { // taken before the namespace is a slave of the host's
+			if taken[i], err = oci.MountCopy(m.Source, shifted); err != nil {
+				delete(taken, i)
 				return err
 			}
 		}
@@ -35,17 +39,17 @@ func (r *Runtime) mount(s *oci.Spec, dir, group string) (err error) {
 	}
 	rootfs := s.Rootfs
 	rootfs.Target = filepath.Join(dir, "rootfs")
-	if err := oci.MountRoot(rootfs); err != nil {
+	if err := oci.MountRoot(rootfs, s.Users); err != nil {
 		return err
 	}
-	if err := makeDir(rootfs.Target, s.Cwd); err != nil {
+	if err := s.Users.AsRoot(func() error { return makeDir(rootfs.Target, s.Cwd) }); err != nil {
 		return fmt.Errorf("making working directory %s: %w", s.Cwd, err)
 	}
 	for i, m := range s.Mounts {
 		at := bundle.Volume(dir, i)
-		switch fd, ok := shared[i]; {
+		switch fd, ok := taken[i]; {
 		case ok:
-			delete(shared, i)
+			delete(taken, i)
 			if err := mountPoint(m.Source, at); err != nil {
 				return err
 			}
@@ -60,7 +64,7 @@ func (r *Runtime) mount(s *oci.Spec, dir, group string) (err error) {
 			return err
 		}
 	}
-	return r.describe(s, dir, group).Write(dir)
+	return r.describe(s, dir, group).Write(dir, s.Users.Host(0))
 }
 
 // describe leaves groups to programs that are not placed in theirs.

@@ -64,13 +64,18 @@ func (r *Runtime) Start(ctx context.Context, spec *oci.Spec, stdio oci.Stdio, cg
 	return child, nil
 }
 
+// Users: the program can give containers users of their own.
+func (r *Runtime) Users() bool { return !r.kind.sandboxed }
+
 // check refuses what the program would not do as it was asked.
 func (r *Runtime) check(ctx context.Context, s *oci.Spec) error {
 	switch {
 	case len(s.Args) == 0:
 		return errors.New("no command given: set one in the pod or in the image")
-	case s.Users != nil:
-		return fmt.Errorf("runtime handler %q: pods with user namespaces are run by the default handler alone", r.name)
+	case s.Users != nil && !r.Users():
+		return fmt.Errorf("runtime handler %q: it has no user namespaces: use the default one", r.name)
+	case s.Users != nil && s.Namespaces.PID != oci.Private:
+		return fmt.Errorf("runtime handler %q: containers with users of their own cannot share processes: use the default handler", r.name)
 	case r.kind.sandboxed && s.Namespaces.PID != oci.Private:
 		return fmt.Errorf("runtime handler %q: its containers cannot share processes, neither with each other nor with the host", r.name)
 	}
