@@ -14,4 +14,5 @@
 package oci
 
 //go:generate make -C c
+//go:generate make -C c ARCH=arm64 CC=aarch64-linux-gnu-gcc
 //go:generate go run ./gen
