@@ -65,7 +65,7 @@ func newPolicy(variables []admv1.Variable, params, patches bool) (*policy, check
 		case v.Name == "":
 			errs = append(errs, field.Required(i.Child("name"), "name is not specified"))
 		case !isIdentifier(v.Name):
-			errs = append(errs, field.Invalid(i.Child("name"), v.Name, "name is not a valid CEL identifier"))
+			errs = append(errs, field.Invalid(i.Child("name"), v.Name, "must be a valid CEL identifier"))
 		}
 		names.Insert(v.Name)
 		if strings.TrimSpace(v.Expression) == "" {
@@ -92,7 +92,7 @@ func validateValidatingPolicy(p *admv1.ValidatingAdmissionPolicy) check.Errors {
 		return errs
 	}
 	if len(s.Validations) == 0 && len(s.AuditAnnotations) == 0 {
-		const msg = "validations or auditAnnotations must be contain at least one item"
+		const msg = "validations or auditAnnotations must contain at least one item"
 		errs = append(errs, field.Required(at.Child("validations"), msg), field.Required(at.Child("auditAnnotations"), msg))
 	}
 	for i := range s.Validations {
@@ -226,7 +226,7 @@ func (p *policy) validation(v *admv1.Validation, at *field.Path) check.Errors {
 	case v.Message != "" && message == "":
 		errs = append(errs, field.Invalid(at.Child("message"), v.Message, "message must be non-empty if specified"))
 	case strings.ContainsAny(message, "\n\r"):
-		errs = append(errs, field.Invalid(at.Child("message"), v.Message, "message must not contain line breaks"))
+		errs = append(errs, field.Invalid(at.Child("message"), v.Message, "must not contain line breaks"))
 	}
 	if v.MessageExpression != "" {
 		path := at.Child("messageExpression")
@@ -257,7 +257,7 @@ func (p *policy) auditAnnotations(name string, list []admv1.AuditAnnotation, at 
 		case keys.Has(a.Key):
 			errs = append(errs, field.Duplicate(i.Child("key"), a.Key))
 		default:
-			errs = append(errs, check.Each(i.Child("key"), a.Key, validation.IsQualifiedName(name+"/"+a.Key))...)
+			errs = append(errs, check.Each(i.Child("key"), name+"/"+a.Key, validation.IsQualifiedName(name+"/"+a.Key))...)
 		}
 		keys.Insert(a.Key)
 		value := i.Child("valueExpression")

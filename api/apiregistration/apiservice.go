@@ -124,7 +124,10 @@ func validate(a *apiregv1.APIService) (errs check.Errors) {
 	errs = append(errs, check.Required(svc.Child("namespace"), s.Service.Namespace)...)
 	errs = append(errs, check.Required(svc.Child("name"), s.Service.Name)...)
 	if p := s.Service.Port; p != nil {
-		errs = append(errs, check.Port(svc.Child("port"), *p)...)
+		for _, err := range check.Port(svc.Child("port"), *p) {
+			err.Detail = "port is not valid: " + err.Detail
+			errs = append(errs, err)
+		}
 	}
 	if s.InsecureSkipTLSVerify && len(s.CABundle) > 0 {
 		errs = append(errs, field.Invalid(skip, true, "may not be true if caBundle is present"))

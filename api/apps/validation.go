@@ -94,7 +94,11 @@ func validateDeploymentStatus(d, old *appsv1.Deployment) field.ErrorList {
 // checkCollisions: the count of names that were taken only rises.
 func checkCollisions(at *field.Path, now, was *int32) field.ErrorList {
 	if was != nil && (now == nil || *now < *was) {
-		return field.ErrorList{field.Invalid(at, now, "cannot be decremented")}
+		var shown int32
+		if now != nil {
+			shown = *now
+		}
+		return field.ErrorList{field.Invalid(at, shown, "cannot be decremented")}
 	}
 	return nil
 }

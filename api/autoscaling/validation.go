@@ -85,7 +85,7 @@ func checkMetric(at *field.Path, m *autoscalingv2.MetricSpec) field.ErrorList {
 		return append(errs, errs...)
 	}
 	if target == nil {
-		return append(errs, field.Required(at.Child(name), "must populate the given metric source"))
+		return append(errs, field.Required(at.Child(name), "must populate information for the given metric source"))
 	}
 	at = at.Child(name, "target")
 	errs = append(errs, check.OneOf(at.Child("type"), target.Type, autoscalingv2.AverageValueMetricType, autoscalingv2.UtilizationMetricType, autoscalingv2.ValueMetricType)...)
@@ -105,7 +105,9 @@ func checkRules(at *field.Path, r *autoscalingv2.HPAScalingRules) field.ErrorLis
 	var errs field.ErrorList
 	const maxSeconds = 3600
 	if w := r.StabilizationWindowSeconds; w != nil {
-		errs = append(errs, check.NonNegative(at.Child("stabilizationWindowSeconds"), *w)...)
+		if *w < 0 {
+			errs = append(errs, field.Invalid(at.Child("stabilizationWindowSeconds"), *w, "must be greater than or equal to zero"))
+		}
 		if *w > maxSeconds {
 			errs = append(errs, field.Invalid(at.Child("stabilizationWindowSeconds"), *w, fmt.Sprintf("must be less than or equal to %v", maxSeconds)))
 		}

@@ -99,7 +99,11 @@ func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {
 	// An indexed job can grow and shrink as long as parallelism follows.
 	indexed := old.Spec.CompletionMode != nil && *old.Spec.CompletionMode == batchv1.IndexedCompletion
 	elastic := indexed && j.Spec.Completions != nil && j.Spec.Parallelism != nil && *j.Spec.Completions == *j.Spec.Parallelism
-	if !elastic {
+	switch {
+	case elastic:
+	case indexed && !check.Same(j.Spec.Completions, old.Spec.Completions):
+		errs = append(errs, field.Invalid(at.Child("completions"), j.Spec.Completions, "can only be modified in tandem with spec.parallelism"))
+	default:
 		errs = append(errs, check.Immutable(at.Child("completions"), j.Spec.Completions, old.Spec.Completions)...)
 	}
 	errs = append(errs, check.Immutable(at.Child("selector"), j.Spec.Selector, old.Spec.Selector)...)

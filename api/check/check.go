@@ -259,7 +259,7 @@ func Reachable(at *field.Path, ip string) Errors {
 // AccessModes checks the access modes of volumes and claims.
 func AccessModes(at *field.Path, modes []corev1.PersistentVolumeAccessMode) Errors {
 	if len(modes) == 0 {
-		return Errors{field.Required(at, "at least 1 access mode is required")}
+		return Errors{field.Required(at, "")}
 	}
 	var errs Errors
 	alone := false

@@ -57,7 +57,7 @@ func (v *podValidator) checkToleration(at *field.Path, t *corev1.Toleration) {
 		v.add(check.Each(at.Child("operator"), t.Value, validation.IsValidLabelValue(t.Value))...)
 	case corev1.TolerationOpExists:
 		if t.Value != "" {
-			v.add(field.Invalid(at.Child("operator"), t, "value must be empty when `operator` is 'Exists'"))
+			v.add(field.Invalid(at.Child("operator"), t.Value, "value must be empty when `operator` is 'Exists'"))
 		}
 	default:
 		v.add(field.NotSupported(at.Child("operator"), t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))

@@ -170,6 +170,8 @@ func checkHealthPort(at *field.Path, s *corev1.ServiceSpec) errorList {
 	}
 }
 
+var families = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+
 func checkClusterIPs(at *field.Path, s *corev1.ServiceSpec) errorList {
 	var errs errorList
 	if len(s.ClusterIPs) > 0 && s.ClusterIPs[0] != s.ClusterIP {
@@ -184,12 +186,12 @@ func checkClusterIPs(at *field.Path, s *corev1.ServiceSpec) errorList {
 		}
 		bad := validation.IsValidIPForLegacyField(at.Child("clusterIPs").Index(i), ip, false, nil)
 		errs = append(errs, bad...)
-		if a, err := netip.ParseAddr(ip); err == nil && i < len(s.IPFamilies) && (s.IPFamilies[i] == corev1.IPv4Protocol) != a.Is4() {
+		if a, err := netip.ParseAddr(ip); err == nil && i < len(s.IPFamilies) && slices.Contains(families, s.IPFamilies[i]) && (s.IPFamilies[i] == corev1.IPv4Protocol) != a.Is4() {
 			errs = append(errs, field.Invalid(at.Child("clusterIPs").Index(i), ip, fmt.Sprintf("expected an %v value as indicated by `ipFamilies[%d]`", s.IPFamilies[i], i)))
 		}
 	}
 	for i, f := range s.IPFamilies {
-		errs = append(errs, check.Exactly(at.Child("ipFamilies").Index(i), f, corev1.IPv4Protocol, corev1.IPv6Protocol)...)
+		errs = append(errs, check.Exactly(at.Child("ipFamilies").Index(i), f, families...)...)
 		if slices.Contains(s.IPFamilies[:i], f) {
 			errs = append(errs, field.Duplicate(at.Child("ipFamilies").Index(i), f))
 		}
@@ -265,7 +267,7 @@ func checkEndpointAddress(at *field.Path, a corev1.EndpointAddress) errorList {
 	ip := at.Child("ip")
 	errs := validation.IsValidIPForLegacyField(ip, a.IP, false, nil)
 	if len(errs) > 0 {
-		errs = append(errs, validation.IsValidIPForLegacyField(ip, a.IP, false, nil)...) // upstream says it twice
+		errs = append(errs, field.Invalid(ip, a.IP, "must be a valid IP address")) // upstream says it twice
 	}
 	if a.Hostname != "" {
 		errs = append(errs, check.DNSLabel(at.Child("hostname"), a.Hostname)...)

@@ -89,6 +89,7 @@ func (v *podValidator) checkClaims(at *field.Path, claims []corev1.ResourceClaim
 	for _, c := range v.spec.ResourceClaims {
 		names = append(names, c.Name)
 	}
+	slices.Sort(names)
 	whole, some := map[string]bool{}, map[string]bool{}
 	for i, c := range claims {
 		at := at.Index(i)
@@ -98,7 +99,7 @@ func (v *podValidator) checkClaims(at *field.Path, claims []corev1.ResourceClaim
 		}
 		key := c.Name + "/" + c.Request
 		if whole[c.Name] || some[key] || c.Request == "" && slices.ContainsFunc(claims[:i], func(o corev1.ResourceClaim) bool { return o.Name == c.Name }) {
-			v.add(field.Duplicate(at, c.Name))
+			v.add(field.Duplicate(at, strings.TrimSuffix(key, "/")))
 		} else if !slices.Contains(names, c.Name) {
 			err := field.NotFound(at, c.Name)
 			err.Detail = "must be one of the names in pod.spec.resourceClaims: " + strings.Join(names, ", ")

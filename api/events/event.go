@@ -23,7 +23,7 @@ func Event() *kind.Kind {
 		Group: "events.k8s.io", Version: "v1", Kind: "Event", Resource: "events", ShortNames: []string{"ev"}, Namespaced: true,
 		ValidName:    check.PathSegment,
 		NoGeneration: true, AllowCreateOnUpdate: true,
-		ValidateUpdate: kind.CheckChange(validateUpdate),
+		ValidateViaView: kind.CheckChange(validateUpdate),
 		Fields: func(o kind.Object) fields.Set {
 			set := fields.Set{}
 			for name, v := range core.Event().Fields(o) {

@@ -27,8 +27,11 @@ func validateSchema(f *flowcontrolv1.FlowSchema) field.ErrorList {
 	if f.Name == "exempt" && (f.Spec.MatchingPrecedence != 1 || f.Spec.PriorityLevelConfiguration.Name != "exempt") {
 		errs = append(errs, field.Invalid(spec, f.Spec, "spec of 'exempt' must equal the fixed value"))
 	}
-	if p := f.Spec.MatchingPrecedence; p <= 0 || p > maxPrecedence {
-		errs = append(errs, field.Invalid(spec.Child("matchingPrecedence"), p, fmt.Sprintf("must be a value between 1 and %d", maxPrecedence)))
+	switch p := f.Spec.MatchingPrecedence; {
+	case p <= 0:
+		errs = append(errs, field.Invalid(spec.Child("matchingPrecedence"), p, "must be a positive value"))
+	case p > maxPrecedence:
+		errs = append(errs, field.Invalid(spec.Child("matchingPrecedence"), p, fmt.Sprintf("must not be greater than %d", maxPrecedence)))
 	}
 	if p := f.Spec.MatchingPrecedence; p == 1 && f.Name != "exempt" {
 		errs = append(errs, field.Invalid(spec.Child("matchingPrecedence"), p, "only the schema named 'exempt' may have matchingPrecedence 1"))
@@ -65,7 +68,7 @@ func validateRule(at *field.Path, r *flowcontrolv1.PolicyRulesWithSubjects) fiel
 	for i, n := range r.NonResourceRules {
 		p := at.Child("nonResourceRules").Index(i)
 		errs = append(errs, validateVerbs(p.Child("verbs"), n.Verbs)...)
-		errs = append(errs, validateWords(p.Child("nonResourceURLs"), n.NonResourceURLs, "nonResourceURLs must contain at least one value")...)
+		errs = append(errs, validateWords(p.Child("nonResourceURLs"), n.NonResourceURLs, "values", "nonResourceURLs must contain at least one value")...)
 		for j, u := range n.NonResourceURLs {
 			if msg := badURL(u); msg != "" {
 				errs = append(errs, field.Invalid(p.Child("nonResourceURLs").Index(j), u, msg))
@@ -131,8 +134,8 @@ func validateSubject(at *field.Path, s *flowcontrolv1.Subject) field.ErrorList {
 
 func validateResourceRule(at *field.Path, r *flowcontrolv1.ResourcePolicyRule) field.ErrorList {
 	errs := validateVerbs(at.Child("verbs"), r.Verbs)
-	errs = append(errs, validateWords(at.Child("apiGroups"), r.APIGroups, "resource rules must supply at least one api group")...)
-	errs = append(errs, validateWords(at.Child("resources"), r.Resources, "resource rules must supply at least one resource")...)
+	errs = append(errs, validateWords(at.Child("apiGroups"), r.APIGroups, "values", "resource rules must supply at least one api group")...)
+	errs = append(errs, validateWords(at.Child("resources"), r.Resources, "values", "resource rules must supply at least one resource")...)
 	if len(r.Namespaces) == 0 && !r.ClusterScope {
 		errs = append(errs, field.Required(at.Child("namespaces"), "resource rules that are not cluster scoped must supply at least one namespace"))
 	}
@@ -141,25 +144,28 @@ func validateResourceRule(at *field.Path, r *flowcontrolv1.ResourcePolicyRule) f
 	}
 	for i, n := range r.Namespaces {
 		if n != all {
-			errs = append(errs, check.Each(at.Child("namespaces").Index(i), n, validation.ValidateNamespaceName(n, false))...)
+			for _, msg := range validation.ValidateNamespaceName(n, false) {
+				errs = append(errs, field.Invalid(at.Child("namespaces").Index(i), n, "each member of this list must be '*' or a DNS-1123 label; "+msg))
+			}
 		}
 	}
 	return errs
 }
 
-// validateWords wants at least one value, and no other beside "*".
-func validateWords(at *field.Path, words []string, none string) field.ErrorList {
+// validateWords wants at least one value, and no other beside "*"; what is the word
+// for them.
+func validateWords(at *field.Path, words []string, what, none string) field.ErrorList {
 	switch {
 	case len(words) == 0:
 		return field.ErrorList{field.Required(at, none)}
 	case len(words) > 1 && slices.Contains(words, all):
-		return field.ErrorList{field.Invalid(at, words, "if '*' is present, must not specify other values")}
+		return field.ErrorList{field.Invalid(at, words, "if '*' is present, must not specify other "+what)}
 	}
 	return nil
 }
 
 func validateVerbs(at *field.Path, list []string) field.ErrorList {
-	errs := validateWords(at, list, "verbs must contain at least one value")
+	errs := validateWords(at, list, "verbs", "verbs must contain at least one value")
 	if !slices.Contains(list, all) && slices.ContainsFunc(list, func(v string) bool { return !slices.Contains(verbs, v) }) {
 		errs = append(errs, field.NotSupported(at, list, verbs))
 	}
@@ -191,7 +197,7 @@ func validateLevel(p *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList 
 		errs = append(errs, check.OneOf(spec.Child("type"), p.Spec.Type, flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)...)
 	}
 	if p.Name == "exempt" && p.Spec.Type != flowcontrolv1.PriorityLevelEnablementExempt || p.Name != "exempt" && p.Spec.Type == flowcontrolv1.PriorityLevelEnablementExempt {
-		errs = append(errs, field.Invalid(spec.Child("type"), p.Spec.Type, "type must be 'Exempt' if and only if name is 'exempt'"))
+		errs = append(errs, field.Invalid(spec.Child("type"), p.Spec.Type, "must be 'Exempt' if and only if `name` is 'exempt'"))
 	}
 	return errs
 }

@@ -69,8 +69,7 @@ type Kind struct {
 	// Validate checks a new object; metadata has been checked already.
 	Validate func(Object) field.ErrorList
 	// ValidateUpdate checks a change; Validate is not run for updates, call it
-	// from here where the kind wants it. A view's is asked too, about the stored
-	// objects.
+	// from here where the kind wants it.
 	ValidateUpdate func(obj, old Object) field.ErrorList
 	// ValidateStatus checks a change of the status.
 	ValidateStatus func(obj, old Object) field.ErrorList
@@ -104,8 +103,11 @@ type Kind struct {
 	// converted at the edge and only the hub is stored.
 	Hub            schema.GroupVersionKind
 	ToHub, FromHub func(Object) (Object, error)
-	Deprecated     string // warning sent with each answer; empty: none
-	SecretAtRest   bool   // values are sealed in the store
+	// ValidateViaView checks a change that is made through this view beside the hub's
+	// own check. It is given the stored objects.
+	ValidateViaView func(obj, old Object) field.ErrorList
+	Deprecated      string // warning sent with each answer; empty: none
+	SecretAtRest    bool   // values are sealed in the store
 
 	ListKind string // defaults to Kind + "List"
 	// Custom is set for kinds without a Go type.

@@ -185,7 +185,7 @@ func checkPolicyPorts(at *field.Path, ports []networkingv1.NetworkPolicyPort) fi
 		if p.Port.Type == intstr.String {
 			errs = append(errs, field.Invalid(at.Child("endPort"), *p.EndPort, "may not be specified when `port` is non-numeric"))
 		} else if *p.EndPort < p.Port.IntVal {
-			errs = append(errs, field.Invalid(at.Child("endPort"), *p.EndPort, "must be greater than or equal to `port`"))
+			errs = append(errs, field.Invalid(at.Child("endPort"), p.Port.IntVal, "must be greater than or equal to `port`"))
 		}
 		errs = append(errs, check.Port(at.Child("endPort"), *p.EndPort)...)
 	}
@@ -221,7 +221,7 @@ func checkBlock(at *field.Path, b *networkingv1.IPBlock) field.ErrorList {
 		at := at.Child("except").Index(i)
 		errs = append(errs, validation.IsValidCIDRForLegacyField(at, e, false, nil)...)
 		if part, partErr := netip.ParsePrefix(e); err == nil && partErr == nil && (part.Bits() <= whole.Bits() || !whole.Contains(part.Addr())) {
-			errs = append(errs, field.Invalid(at, e, fmt.Sprintf("must be a strict subset of `cidr` (%s)", b.CIDR)))
+			errs = append(errs, field.Invalid(at, e, "must be a strict subset of `cidr`"))
 		}
 	}
 	return errs

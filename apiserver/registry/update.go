@@ -310,8 +310,8 @@ func (r *Registry) validateChange(ctx context.Context, q *Request, obj, old kind
 	case res.Validate != nil:
 		errs = append(errs, res.Validate(obj)...)
 	}
-	if view := q.Resource; view.IsView() && view.ValidateUpdate != nil {
-		errs = append(errs, view.ValidateUpdate(obj, old)...)
+	if view := q.Resource; view.ValidateViaView != nil {
+		errs = append(errs, view.ValidateViaView(obj, old)...)
 	}
 	return errs
 }
