@@ -19,9 +19,13 @@ const (
 	minQuota  = 1000   // µs
 )
 
-// QOS returns the quality of service class of a pod.
+// QOS returns the quality of service class of a pod: what the API server has said,
+// which stays, or else what it would.
 func QOS(pod *corev1.Pod) corev1.PodQOSClass {
-	if resourcehelper.IsPodLevelResourcesSet(pod) {
+	if c := pod.Status.QOSClass; c != "" {
+		return c
+	}
+	if pod.Spec.Resources != nil {
 		return classify(pod.Spec.Resources.Requests, pod.Spec.Resources.Limits, true)
 	}
 	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
