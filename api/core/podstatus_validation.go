@@ -54,21 +54,22 @@ func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 			errs = append(errs, checkContainerStatus(at.Child(l.name).Index(i), &l.list[i], l.containers)...)
 		}
 	}
-	errs = append(errs, checkEnded(at.Child("containerStatuses"), p.Spec.RestartPolicy, p.Spec.Containers, s.ContainerStatuses, old.Status.ContainerStatuses)...)
-	return append(errs, checkEnded(at.Child("initContainerStatuses"), p.Spec.RestartPolicy, p.Spec.InitContainers, s.InitContainerStatuses, old.Status.InitContainerStatuses)...)
+	errs = append(errs, checkEnded(at.Child("containerStatuses"), &p.Spec, p.Spec.Containers, s.ContainerStatuses, old.Status.ContainerStatuses)...)
+	return append(errs, checkEnded(at.Child("initContainerStatuses"), &p.Spec, p.Spec.InitContainers, s.InitContainerStatuses, old.Status.InitContainerStatuses)...)
 }
 
-// checkEnded: what has ended for good does not run again.
-func checkEnded(at *field.Path, policy corev1.RestartPolicy, containers []corev1.Container, now, was []corev1.ContainerStatus) (errs errorList) {
-	if policy == corev1.RestartPolicyAlways {
+// checkEnded: what has ended for good does not run again, unless a rule may begin the
+// whole pod anew.
+func checkEnded(at *field.Path, spec *corev1.PodSpec, containers []corev1.Container, now, was []corev1.ContainerStatus) (errs errorList) {
+	if beginsAnew(spec.Containers) || beginsAnew(spec.InitContainers) {
 		return nil
 	}
 	for i, o := range was {
-		spec := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == o.Name })
-		ended := o.State.Terminated
-		switch {
-		case ended == nil, policy == corev1.RestartPolicyOnFailure && ended.ExitCode != 0,
-			spec >= 0 && containers[spec].RestartPolicy != nil: // a container with a policy of its own
+		c := corev1.Container{}
+		if k := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == o.Name }); k >= 0 {
+			c = containers[k]
+		}
+		if o.State.Terminated == nil || restarts(spec, &c, o.State.Terminated.ExitCode) {
 			continue
 		}
 		if j := slices.IndexFunc(now, func(n corev1.ContainerStatus) bool { return n.Name == o.Name }); j >= 0 && now[j].State.Terminated == nil {
@@ -76,6 +77,35 @@ func checkEnded(at *field.Path, policy corev1.RestartPolicy, containers []corev1
 		}
 	}
 	return errs
+}
+
+func beginsAnew(containers []corev1.Container) bool {
+	return slices.ContainsFunc(containers, func(c corev1.Container) bool {
+		return slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
+			return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+		})
+	})
+}
+
+// restarts tells whether a container starts again that has ended with a code: by one
+// of its rules, or by its own policy or else the pod's.
+func restarts(spec *corev1.PodSpec, c *corev1.Container, code int32) bool {
+	for _, r := range c.RestartPolicyRules {
+		if e := r.ExitCodes; e != nil && slices.Contains(e.Values, code) == (e.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+			return true
+		}
+	}
+	policy := string(spec.RestartPolicy)
+	if c.RestartPolicy != nil {
+		policy = string(*c.RestartPolicy)
+	}
+	switch corev1.RestartPolicy(policy) {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return code != 0
+	}
+	return true
 }
 
 // checkAddresses checks the pod's addresses and its node's: one of a family.
