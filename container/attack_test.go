@@ -336,3 +336,39 @@ func TestNoWindowsToTheHost(t *testing.T) {
 		}
 	}
 }
+
+// A container may do what it likes with the descriptors that it is given: none of them is
+// the host's null device.
+func TestNullIsNotTheHosts(t *testing.T) {
+	look := func() (st unix.Stat_t) {
+		if err := unix.Stat("/dev/null", &st); err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	before := look()
+	t.Cleanup(func() { // else nothing on this machine works any more
+		_ = os.Chmod("/dev/null", os.FileMode(before.Mode&0o777))
+		_ = os.Chown("/dev/null", int(before.Uid), int(before.Gid))
+	})
+	eachExecutor(t, func(t *testing.T, f *fixture) {
+		const spoil = "for n in 0 1 2; do chmod 600 /proc/self/fd/$n; chown 1000:1000 /proc/self/fd/$n; done 2>/dev/null; true"
+		for name, change := range map[string]func(*runtimeapi.ContainerConfig){
+			"as root": nil,
+			"as another": func(c *runtimeapi.ContainerConfig) {
+				c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
+			},
+		} {
+			id := f.run(f.sandbox(nil), spoil+"; exec sleep 1000", change)
+			if r := f.exec(id, "sh", "-c", spoil); r.ExitCode != 0 {
+				t.Errorf("%s: %v", name, r)
+			}
+			if now := look(); now.Mode != before.Mode || now.Uid != before.Uid || now.Gid != before.Gid {
+				t.Fatalf("%s: the host's null device is %o of %d:%d, and was %o of %d:%d", name, now.Mode, now.Uid, now.Gid, before.Mode, before.Uid, before.Gid)
+			}
+		}
+		if out := f.output(f.sandbox(nil), "stat -L -c '%a %u' /proc/self/fd/0; wc -c < /dev/stdin", nil); out != "666 0\n0\n" {
+			t.Errorf("another container's is %q", out)
+		}
+	})
+}

@@ -184,6 +184,9 @@ func (s *Server) takeUp(c *container) error {
 		}
 		files = files[1:]
 	}
+	if err := s.launcher.Follow(c.child); err != nil {
+		s.cfg.Log.Warn("a container's exit code will not be known", "container", c.ID, "reason", err)
+	}
 	w, err := log.Open(c.LogPath, s.cfg.Now)
 	if err != nil {
 		return err

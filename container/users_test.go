@@ -87,8 +87,12 @@ func userNamespace(t *testing.T, f *fixture, own bool) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f.TB = t
-			if c.name == "not unmounting" && !own {
+			switch {
+			case own:
+			case c.name == "not unmounting":
 				return
+			case c.name == "devices": // are the host's, whose root nobody is there
+				c.want = strings.Replace(c.want, "0 666", "65534 666", 1)
 			}
 			if got := f.output(pod, c.script, c.change); got != c.want {
 				t.Errorf("%s\nsays %q, not %q", c.script, got, c.want)

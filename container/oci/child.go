@@ -20,6 +20,7 @@ type Child struct {
 	StartTime uint64 // clock ticks since boot
 	Console   *os.File
 	pidfd     *os.File
+	exit      <-chan int // from whom else its exit code may be had; see [Launcher.Follow]
 }
 
 func newChild(pid, pidfd int) (*Child, error) {
@@ -159,8 +160,9 @@ func readable(pidfd int) bool {
 	}
 }
 
-// UnknownExit is reported where the kernel no longer knows the exit status: a
-// process that ended while nobody held its pidfd, or a kernel before 6.15.
+// UnknownExit is reported where nobody knows the exit status: of a process that ended
+// while nobody held its pidfd, and on kernels before 6.15 of one that was not ours and
+// ended while nobody followed it.
 const UnknownExit = 255
 
 // Wait blocks until the process has ended and returns its exit code, 128 plus
@@ -186,6 +188,9 @@ func (c *Child) Wait(ctx context.Context) (int, error) {
 	})
 	if err != nil {
 		return UnknownExit, errors.Join(err, ctx.Err())
+	}
+	if code == UnknownExit && c.exit != nil {
+		code = told(ctx, c.exit)
 	}
 	return code, failure
 }
@@ -259,10 +264,13 @@ func discard(pidfd int) {
 }
 
 func statusCode(s unix.WaitStatus) int {
-	if s.Signaled() {
+	switch {
+	case s.Signaled():
 		return 128 + int(s.Signal())
+	case s.Exited():
+		return s.ExitStatus()
 	}
-	return s.ExitStatus()
+	return UnknownExit
 }
 
 // zombieCode reads the exit status of a process that has ended and that nobody

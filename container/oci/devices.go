@@ -132,3 +132,51 @@ func openPeer(master int) (int, error) {
 	}
 	return int(r), nil
 }
+
+// nullNumber is that of every null device.
+var nullNumber = unix.Mkdev(1, 3)
+
+// nullDevice makes a null device on a file system of its own, which goes with it.
+func nullDevice() (*os.File, error) {
+	fail := func(err error) (*os.File, error) { return nil, fmt.Errorf("making a null device: %w", err) }
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fail(err)
+	}
+	dir, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(dir)
+	if err := unix.Mknodat(dir, "null", unix.S_IFCHR|0o666, int(nullNumber)); err != nil {
+		return fail(err)
+	}
+	fd, err := unix.Openat(dir, "null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	if err := unix.Fchmod(fd, 0o666); err != nil { // whatever our umask
+		unix.Close(fd)
+		return fail(err)
+	}
+	return os.NewFile(uintptr(fd), "null"), nil
+}
+
+// ownNull is the null device of a container with this root; nil if it has none.
+func ownNull(root int) *os.File {
+	fd, err := rooted.Open(root, "/dev/null", unix.O_RDWR|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != nullNumber {
+		unix.Close(fd)
+		return nil
+	}
+	_ = unix.SetNonblock(fd, false) // that was for what it might have been
+	return os.NewFile(uintptr(fd), "null")
+}

@@ -37,14 +37,16 @@ func (l *Launcher) exec(ctx context.Context, spec *ExecSpec, program string, std
 		setns: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
 	}
 	l.identity(&cfg, &spec.Process, spec.TTY)
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", spec.Target.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening the root of process %d: %w", spec.Target.PID, err)
+	}
+	defer unix.Close(root)
+	null := ownNull(root)
+	defer null.Close()
 	var console *os.File
 	if spec.TTY {
-		root, err := unix.Open(fmt.Sprintf("/proc/%d/root", spec.Target.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, fmt.Errorf("opening the root of process %d: %w", spec.Target.PID, err)
-		}
 		master, slave, err := terminal(root, spec.Users.Host(spec.UID))
-		unix.Close(root)
 		if err != nil {
 			return nil, err
 		}
@@ -60,7 +62,7 @@ func (l *Launcher) exec(ctx context.Context, spec *ExecSpec, program string, std
 	var child *Child
 	err = OnThread(func() (err error) {
 		child, err = l.spawn(ctx, &job{
-			args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: target, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj,
+			args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, null: null, extra: target, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj,
 		})
 		return err
 	})

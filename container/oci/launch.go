@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,9 @@ type Launcher struct {
 	caps    uint64 // what this process may hand on
 	nofile  uint64
 	bundles string
+
+	mu    sync.Mutex
+	exits *exits // nil until it is needed
 }
 
 // NewLauncher prepares the program that every container begins with. bundles is the
@@ -30,7 +34,7 @@ func NewLauncher(bundles string) (*Launcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	null, err := nullDevice()
 	if err != nil {
 		initFile.Close()
 		return nil, err
@@ -47,7 +51,50 @@ func NewLauncher(bundles string) (*Launcher, error) {
 }
 
 // Close releases the launcher; processes it started are not touched.
-func (l *Launcher) Close() error { return errors.Join(l.init.Close(), l.null.Close()) }
+func (l *Launcher) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var err error
+	if l.exits != nil {
+		err = l.exits.close()
+	}
+	return errors.Join(err, l.init.Close(), l.null.Close())
+}
+
+// Follow sees to it that the exit code of c, which runs and was not started by this process,
+// will be known. Without what it needs on kernels before 6.15 it is [UnknownExit], and the
+// error says what that is.
+func (l *Launcher) Follow(c *Child) error {
+	if pidfdsTell() {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.exits == nil {
+		e, err := listenExits()
+		if err != nil {
+			return err
+		}
+		l.exits = e
+	}
+	c.exit = l.exits.follow(c.PID)
+	return nil
+}
+
+// pidfdsTell: the kernel keeps an exit code for who holds the pidfd.
+func pidfdsTell() bool {
+	var u unix.Utsname
+	var major, minor int
+	if err := unix.Uname(&u); err != nil {
+		return false
+	}
+	_, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
+	return err == nil && (major > 6 || major == 6 && minor >= 15)
+}
+
+// Null is a null device that is not the host's: a container could change the owner and
+// mode of that by a descriptor it is given.
+func (l *Launcher) Null() *os.File { return l.null }
 
 // Stdio are the descriptors a process is given. Nil means /dev/null.
 type Stdio struct {
@@ -109,7 +156,9 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 			defer slave.Close()
 			stdio = Stdio{slave, slave, slave}
 		}
-		j := &job{args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: root, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj}
+		null := ownNull(root)
+		defer null.Close()
+		j := &job{null: null, args: spec.Args, env: spec.Env, cfg: &cfg, stdio: stdio, extra: root, users: spec.Users, cgroup: cg, oomScore: spec.OOMScoreAdj}
 		if h != nil {
 			h.root, j.paused = root, h.run
 		}
@@ -212,6 +261,7 @@ type job struct {
 	cgroup    Cgroup // nil: none is joined
 	oomScore  int
 	processes *os.File // the process namespace to join, if cfg says so
+	null      *os.File // for what stdio has not; nil: the launcher's
 	// paused is called when the process waits at a moment that cfg names.
 	paused func(ctx context.Context, moment int32, child *Child) error
 }
@@ -251,7 +301,7 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 	pidfd := -1
 	attr := &syscall.ProcAttr{
 		Dir: "", Env: j.env,
-		Files: []uintptr{l.or(j.stdio.In), l.or(j.stdio.Out), l.or(j.stdio.Err), conf.Fd(), theirs.Fd(), uintptr(j.extra), l.null.Fd(), l.init.Fd(), l.or(j.processes)},
+		Files: []uintptr{l.or(j.stdio.In, j.null), l.or(j.stdio.Out, j.null), l.or(j.stdio.Err, j.null), conf.Fd(), theirs.Fd(), uintptr(j.extra), l.null.Fd(), l.init.Fd(), l.or(j.processes, nil)},
 		Sys:   &syscall.SysProcAttr{Cloneflags: j.flags, PidFD: &pidfd, Setpgid: j.cfg.flags&flagJoin != 0},
 	}
 	if j.extra < 0 {
@@ -371,11 +421,14 @@ func release(sync *os.File) (ended bool, stage uint32, detail int32, err error) 
 	return false, le.Uint32(answer[:4]), int32(le.Uint32(answer[4:])), nil
 }
 
-func (l *Launcher) or(f *os.File) uintptr {
-	if f == nil {
-		return l.null.Fd()
+// or is the first of the files that is there, and a null device if none is.
+func (l *Launcher) or(files ...*os.File) uintptr {
+	for _, f := range files {
+		if f != nil {
+			return f.Fd()
+		}
 	}
-	return f.Fd()
+	return l.null.Fd()
 }
 
 // CheckProgram tells whether the program that every container begins with is what

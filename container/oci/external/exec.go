@@ -58,7 +58,7 @@ func (r *Runtime) exec(ctx context.Context, dir string, spec *oci.ExecSpec, stdi
 		// The program learns of a new size by a signal of its controlling terminal.
 		cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty = true, true
 	}
-	setStdio(cmd, stdio)
+	r.setStdio(cmd, stdio)
 	err = oci.OnThread(func() error {
 		leave, err := r.place(cmd, cg)
 		if err != nil {

@@ -106,7 +106,7 @@ func (r *Runtime) create(ctx context.Context, spec *oci.Spec, stdio oci.Stdio, c
 	}
 	logFile := filepath.Join(bundle, "create.log")
 	cmd := r.command(ctx, logFile, append(args, spec.ID)...)
-	setStdio(cmd, stdio)
+	r.setStdio(cmd, stdio)
 	err = oci.OnThread(func() error {
 		leave, err := r.place(cmd, cg)
 		if err != nil {
@@ -130,6 +130,7 @@ func (r *Runtime) create(ctx context.Context, spec *oci.Spec, stdio oci.Stdio, c
 	if child, err = oci.Open(pid); err != nil { // it waits to be started
 		return nil, err
 	}
+	_ = r.host.Follow(child) // else its exit code is unknown, and that is no reason not to run it
 	if console != nil {
 		if child.Console, err = console.receive(ctx); err != nil {
 			child.Close()
@@ -264,15 +265,14 @@ func readPID(file string) (int, error) {
 	return pid, nil
 }
 
-func setStdio(cmd *exec.Cmd, s oci.Stdio) {
-	// A nil file in an interface would not be nil.
-	if s.In != nil {
-		cmd.Stdin = s.In
+// setStdio gives cmd its descriptors. Those that are missing are not the host's null
+// device, which crun gives to the container's user.
+func (r *Runtime) setStdio(cmd *exec.Cmd, s oci.Stdio) {
+	or := func(f *os.File) *os.File {
+		if f == nil {
+			return r.host.Null()
+		}
+		return f
 	}
-	if s.Out != nil {
-		cmd.Stdout = s.Out
-	}
-	if s.Err != nil {
-		cmd.Stderr = s.Err
-	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = or(s.In), or(s.Out), or(s.Err)
 }
