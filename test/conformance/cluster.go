@@ -18,11 +18,24 @@ type cluster struct {
 	nodes                     int
 	proc                      *exec.Cmd
 	exited                    chan struct{}
-	log                       *os.File
+	log, lock                 *os.File
 }
 
 // name of the instance, so that another knarr on this machine is left alone.
 const instance = "conform"
+
+// alone sees to it that this is the machine's only run until the process ends: a second
+// one would take the first one's cluster down.
+func (c *cluster) alone() (err error) {
+	name := filepath.Join(os.TempDir(), "knarr-"+instance+".lock")
+	if c.lock, err = os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(c.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return fmt.Errorf("another conformance run is under way on this machine (%s is locked): run this one when it has ended", name)
+	}
+	return nil
+}
 
 func startCluster(ctx context.Context, o options, images string) (*cluster, error) {
 	dir := filepath.Join(o.cache, "cluster")
@@ -30,6 +43,9 @@ func startCluster(ctx context.Context, o options, images string) (*cluster, erro
 		return nil, err
 	}
 	c := &cluster{knarr: o.knarr, config: filepath.Join(dir, "config.yaml"), kubeconfig: filepath.Join(dir, "kubeconfig"), nodes: o.nodes, exited: make(chan struct{})}
+	if err := c.alone(); err != nil {
+		return nil, err
+	}
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
