@@ -173,7 +173,8 @@ func (s *Server) startPause(ctx context.Context, p *pod) error {
 	if err := g.Create(); err != nil {
 		return err
 	}
-	child, err := s.launcher.Pause(ctx, oci.Namespaces{Network: p.spaces.Network, IPC: p.spaces.IPC, UTS: p.spaces.UTS}, p.users, g)
+	_, other := p.executor.(*external.Runtime) // joins it as the pod's root
+	child, err := s.launcher.Pause(ctx, oci.Namespaces{Network: p.spaces.Network, IPC: p.spaces.IPC, UTS: p.spaces.UTS}, p.users, other, g)
 	if err != nil {
 		return fmt.Errorf("starting the pod's first process: %w", err)
 	}

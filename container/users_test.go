@@ -27,22 +27,11 @@ func inUsers(host uint32) func(*runtimeapi.PodSandboxConfig) {
 
 func TestUserNamespace(t *testing.T) { userNamespace(t, builtIn(t), true) }
 
-// Other programs let those who may mount in a container lift what hides parts of /proc,
-// and their containers do not share processes.
+// Other programs let those who may mount in the container lift what hides parts of /proc.
 func TestHandlerUserNamespace(t *testing.T) {
 	eachHandler(t, func(t *testing.T, f *fixture, handler string) {
-		if handler == "runsc" {
-			return // refused: see TestHandlerRefuses
-		}
-		userNamespace(t, f, false)
-		shared := func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_POD }
-		pod := f.sandbox(func(c *runtimeapi.PodSandboxConfig) {
-			inUsers(0x7000_0000)(c)
-			shared(c.Linux.SecurityContext.NamespaceOptions)
-		})
-		id := f.create(pod, "true", func(c *runtimeapi.ContainerConfig) { shared(c.Linux.SecurityContext.NamespaceOptions) })
-		if _, err := f.StartContainer(f.ctx(), &runtimeapi.StartContainerRequest{ContainerId: id}); err == nil || !strings.Contains(err.Error(), "cannot share processes") {
-			t.Errorf("with shared processes: %v", err)
+		if handler != "runsc" { // refused: see TestHandlerRefuses
+			userNamespace(t, f, false)
 		}
 	})
 }
@@ -115,17 +104,43 @@ func userNamespace(t *testing.T, f *fixture, own bool) {
 	if err := unix.Stat(fmt.Sprint("/proc/", rec.Process.PID), &st); err != nil || st.Uid != host {
 		t.Errorf("on the host the process is of user %d (%v)", st.Uid, err)
 	}
-	if !own {
-		return
-	}
-	shared := f.sandbox(func(c *runtimeapi.PodSandboxConfig) {
+	sharedProcesses(t, f, host)
+}
+
+// sharedProcesses: a pod's containers see each other, and its first process, which nothing
+// that is meant for the runtime reaches.
+func sharedProcesses(t *testing.T, f *fixture, host uint32) {
+	pod := f.sandbox(func(c *runtimeapi.PodSandboxConfig) {
 		inUsers(host)(c)
 		c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
 	})
-	if out := f.output(shared, "echo $$ > /dev/null; test -d /proc/1 && stat -c %u /proc/1", func(c *runtimeapi.ContainerConfig) {
+	shared := func(c *runtimeapi.ContainerConfig) {
 		c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
-	}); out != "0\n" {
-		t.Errorf("the shared first process is of user %q", out)
+	}
+	other := f.run(pod, "exec sleep 4321", shared)
+	const script = "stat -c %u /proc/1; echo $(cat /proc/self/uid_map); for p in /proc/[0-9]*; do if grep -q sleep $p/comm; then kill ${p#/proc/} && echo killed; fi; done"
+	want := fmt.Sprintf("0\n0 %d 65536\nkilled\n", host)
+	if out := f.output(pod, script, shared); out != want {
+		t.Errorf("with shared processes it says %q, not %q", out, want)
+	}
+	if st := f.wait(other); st.ExitCode != 128+15 {
+		t.Errorf("the other container ended with %d", st.ExitCode)
+	}
+	var rec podRecord
+	if err := load(f.podRecord(pod), &rec); err != nil {
+		t.Fatal(err)
+	}
+	if group, err := unix.Getpgid(rec.Pause.PID); err != nil || group == unix.Getpgrp() {
+		t.Errorf("the pod's first process is in the process group of the runtime (%v)", err)
+	}
+
+	pod = f.sandbox(inUsers(host))
+	target := f.run(pod, "exec sleep 4321", nil)
+	if out := f.output(pod, "cat /proc/1/comm; stat -c %u /proc/1", func(c *runtimeapi.ContainerConfig) {
+		o := c.Linux.SecurityContext.NamespaceOptions
+		o.Pid, o.TargetId = runtimeapi.NamespaceMode_TARGET, target
+	}); out != "sleep\n0\n" {
+		t.Errorf("beside its target a container says %q", out)
 	}
 }
 

@@ -17,6 +17,7 @@ const (
 	flagJoin
 	flagCreated
 	flagStarting
+	flagOwn
 )
 
 const (

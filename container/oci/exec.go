@@ -78,8 +78,16 @@ func (l *Launcher) exec(ctx context.Context, spec *ExecSpec, program string, std
 
 // Pause starts a process that does nothing but hold a PID namespace and reap
 // what is orphaned in it. Pods that share their processes need one. It sees no files:
-// the pod's containers see what it does.
-func (l *Launcher) Pause(ctx context.Context, ns Namespaces, users *Users, cg Cgroup) (*Child, error) {
+// the pod's containers see what it does. The namespace belongs to the host, so that
+// nobody in it can mount a view of its processes, or with theirs to users, if there are
+// any: others than the host's root can join it then.
+func (l *Launcher) Pause(ctx context.Context, ns Namespaces, users *Users, theirs bool, cg Cgroup) (*Child, error) {
+	j := &job{args: []string{"pause"}, cfg: &initConfig{flags: flagPause | flagPivot}, users: users, cgroup: cg, oomScore: -998}
+	if users != nil && theirs {
+		j.cfg.flags |= flagOwn
+	} else {
+		j.flags = unix.CLONE_NEWPID
+	}
 	var child *Child
 	err := OnThread(func() error {
 		if err := unshareFS(); err != nil {
@@ -93,9 +101,8 @@ func (l *Launcher) Pause(ctx context.Context, ns Namespaces, users *Users, cg Cg
 			return err
 		}
 		defer unix.Close(root)
-		child, err = l.spawn(ctx, &job{
-			args: []string{"pause"}, cfg: &initConfig{flags: flagPause | flagPivot}, extra: root, users: users, flags: unix.CLONE_NEWPID, cgroup: cg, oomScore: -998,
-		})
+		j.extra = root
+		child, err = l.spawn(ctx, j)
 		return err
 	})
 	return child, err

@@ -302,7 +302,7 @@ func (l *Launcher) spawn(ctx context.Context, j *job) (*Child, error) {
 	attr := &syscall.ProcAttr{
 		Dir: "", Env: j.env,
 		Files: []uintptr{l.or(j.stdio.In, j.null), l.or(j.stdio.Out, j.null), l.or(j.stdio.Err, j.null), conf.Fd(), theirs.Fd(), uintptr(j.extra), l.null.Fd(), l.init.Fd(), l.or(j.processes, nil)},
-		Sys:   &syscall.SysProcAttr{Cloneflags: j.flags, PidFD: &pidfd, Setpgid: j.cfg.flags&flagJoin != 0},
+		Sys:   &syscall.SysProcAttr{Cloneflags: j.flags, PidFD: &pidfd, Setpgid: j.cfg.flags&(flagJoin|flagOwn) != 0},
 	}
 	if j.extra < 0 {
 		attr.Files[extraFD] = l.null.Fd()

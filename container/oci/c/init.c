@@ -7,7 +7,7 @@
  *   joins v1 cgroups, oom score
  *   one byte on fd 4            ----->   namespaces, root
  *                               <-----   {0, PID} on fd 4 when a child goes on in this one's
- *                                        place, see join_processes
+ *                                        place, see go_on_in_child
  *   one more byte on fd 4       ----->   the child goes on
  *                                        /proc, masks, identity, filter
  *                               <-----   {S_PAUSE, 1} before it enters the root, {S_PAUSE, 2}
@@ -33,7 +33,7 @@
 #include <linux/fcntl.h>
 
 enum { CONFIG_FD = 3, SYNC_FD = 4, ROOT_FD = 5, USER_FD = 6, PROGRAM_FD = 7, PROCESSES_FD = 8 };
-enum { F_PIVOT = 1, F_NEWCGROUP = 2, F_PROC = 4, F_TTY = 8, F_NNP = 16, F_SETNS = 32, F_PAUSE = 64, F_USER = 128, F_JOIN = 256, F_CREATED = 512, F_STARTING = 1024 };
+enum { F_PIVOT = 1, F_NEWCGROUP = 2, F_PROC = 4, F_TTY = 8, F_NNP = 16, F_SETNS = 32, F_PAUSE = 64, F_USER = 128, F_JOIN = 256, F_CREATED = 512, F_STARTING = 1024, F_OWN = 2048 };
 enum {
 	S_CONFIG = 1, S_SETNS, S_CGROUPNS, S_PIVOT, S_PROC, S_MASK, S_READONLY, S_TTY,
 	S_SECCOMP, S_CAPS, S_GROUPS, S_USER, S_CWD, S_LOOKUP, S_EXEC, S_LIMIT, S_USERNS, S_PAUSE,
@@ -199,18 +199,12 @@ static void pivot(void) {
 }
 
 /*
- * Enters the process namespace of a container that runs. Its processes see this one
- * from then on, and some may trace others: so it comes after the host's files are out
- * of reach. A process namespace is entered by children alone; the child is the
- * parent's own, and a member of the same control groups. Until the parent knows it, it
- * stays in this one's process group: by that the parent finds it if either is killed.
+ * A process namespace is entered by children alone. The child is the parent's own, and a
+ * member of the same control groups. Until the parent knows it, it stays in this one's
+ * process group: by that the parent finds it if either is killed.
  */
-static void join_processes(const struct config *c) {
-	if (!(c->flags & F_SETNS)) { /* else that has done it */
-		check(S_SETNS, SYS2(__NR_setns, PROCESSES_FD, CLONE_NEWPID));
-		SYS1(__NR_close, PROCESSES_FD);
-	}
-	long pid = sys6(__NR_clone, CLONE_PARENT | 17 /* SIGCHLD */, 0, 0, 0, 0, 0);
+static void go_on_in_child(long flags) {
+	long pid = sys6(__NR_clone, flags | CLONE_PARENT | 17 /* SIGCHLD */, 0, 0, 0, 0, 0);
 	check(S_SETNS, pid);
 	if (pid) {
 		struct failure f = { 0, (int32_t)pid };
@@ -220,9 +214,26 @@ static void join_processes(const struct config *c) {
 	await();
 }
 
-/* Process 1 of a pod with a shared PID namespace: reaps, and ends on a signal. */
+/*
+ * Enters the process namespace of a container that runs. Its processes see this one
+ * from then on, and some may trace others: so it comes after the host's files are out
+ * of reach.
+ */
+static void join_processes(const struct config *c) {
+	if (!(c->flags & F_SETNS)) { /* else that has done it */
+		check(S_SETNS, SYS2(__NR_setns, PROCESSES_FD, CLONE_NEWPID));
+		SYS1(__NR_close, PROCESSES_FD);
+	}
+	go_on_in_child(0);
+}
+
+/*
+ * Process 1 of a pod with a shared PID namespace: reaps, and ends on a signal. That is
+ * not the one that a terminal sends to whoever started the runtime in it.
+ */
 static void pause_forever(void) {
 	u64 set = ~0ULL;
+	SYS0(__NR_setsid);
 	SYS4(__NR_rt_sigprocmask, 0, &set, 0, 8);
 	SYS1(__NR_close, SYNC_FD);
 	for (;;) {
@@ -259,6 +270,7 @@ __attribute__((used)) void start_c(long *sp) {
 			check(S_PIVOT, SYS1(__NR_chdir, "/"));
 		}
 		if (c->flags & F_USER) user_namespace(c);
+		if (c->flags & F_OWN) go_on_in_child(CLONE_NEWPID); /* which belongs to these users */
 		pause_forever();
 	}
 	if (c->flags & F_SETNS) check(S_SETNS, SYS2(__NR_setns, ROOT_FD, c->setns));

@@ -74,8 +74,6 @@ func (r *Runtime) check(ctx context.Context, s *oci.Spec) error {
 		return errors.New("no command given: set one in the pod or in the image")
 	case s.Users != nil && !r.Users():
 		return fmt.Errorf("runtime handler %q: it has no user namespaces: use the default one", r.name)
-	case s.Users != nil && s.Namespaces.PID != oci.Private:
-		return fmt.Errorf("runtime handler %q: containers with users of their own cannot share processes: use the default handler", r.name)
 	case r.kind.sandboxed && s.Namespaces.PID != oci.Private:
 		return fmt.Errorf("runtime handler %q: its containers cannot share processes, neither with each other nor with the host", r.name)
 	}
