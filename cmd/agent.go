@@ -99,10 +99,8 @@ func runAgent(ctx context.Context, cfg *Config, p *parent) error {
 	log := logger(cfg.LogLevel, os.Stderr)
 	ctx, stop := p.context(ctx)
 	defer stop()
-	for _, dir := range []string{cfg.DataDir, cfg.RunDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("create %s: %w", dir, err)
-		}
+	if err := cfg.makeDirs(); err != nil {
+		return err
 	}
 	rc, err := cfg.Join.rest()
 	if err != nil {

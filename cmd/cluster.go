@@ -99,10 +99,8 @@ func openCluster(ctx context.Context, cfg *Config, log *slog.Logger) (c *cluster
 			opened.close()
 		}
 	}()
-	for _, dir := range []string{cfg.DataDir, cfg.RunDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("create %s: %w", dir, err)
-		}
+	if err := cfg.makeDirs(); err != nil {
+		return nil, err
 	}
 	if c.control, err = openControlPlane(ctx, cfg, log); err != nil {
 		return nil, err

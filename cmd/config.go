@@ -172,6 +172,23 @@ const (
 	defaultRunDir     = "/run/knarr"
 )
 
+// makeDirs makes the folders of the instance, for nobody but root to read. The users of pods
+// with a user namespace pass through RunDir, as programs like runc find the file systems of
+// containers by their paths.
+func (c *Config) makeDirs() error {
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return fmt.Errorf("create %s: %w", c.DataDir, err)
+	}
+	err := os.MkdirAll(c.RunDir, 0o711)
+	if err == nil {
+		err = os.Chmod(c.RunDir, 0o711) // whoever made it
+	}
+	if err != nil {
+		return fmt.Errorf("create %s: %w", c.RunDir, err)
+	}
+	return nil
+}
+
 // defaultConfig is what holds where nothing is set.
 func defaultConfig() *Config {
 	host, err := os.Hostname()

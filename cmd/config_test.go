@@ -82,3 +82,21 @@ func TestKubeconfigMerge(t *testing.T) {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 }
+
+// The users of pods pass through the one folder, on the way to their files, and never
+// through the other.
+func TestMakeDirs(t *testing.T) {
+	c := defaultConfig()
+	c.DataDir, c.RunDir = filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "run")
+	if err := os.Mkdir(c.RunDir, 0o700); err != nil { // by an earlier version
+		t.Fatal(err)
+	}
+	if err := c.makeDirs(); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]os.FileMode{c.DataDir: 0o700, c.RunDir: 0o711} {
+		if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s has the mode %v, not %v (%v)", dir, st.Mode().Perm(), want, err)
+		}
+	}
+}

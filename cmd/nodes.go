@@ -163,10 +163,8 @@ func (n *furtherNode) prepare(ctx context.Context, cp *controlPlane, gateway net
 	if err := stopProcess(ctx, n.cfg); err != nil {
 		return err
 	}
-	for _, dir := range []string{n.cfg.DataDir, n.cfg.RunDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("create %s: %w", dir, err)
-		}
+	if err := n.cfg.makeDirs(); err != nil {
+		return err
 	}
 	if err := netns.Create(n.pin()); err != nil {
 		return err

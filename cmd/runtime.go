@@ -35,10 +35,8 @@ API server and agent. Containers go on when it ends.`, Args: cobra.NoArgs,
 		ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		log := logger(cfg.LogLevel, os.Stderr)
-		for _, dir := range []string{cfg.DataDir, cfg.RunDir} {
-			if err := os.MkdirAll(dir, 0o700); err != nil {
-				return fmt.Errorf("create %s: %w", dir, err)
-			}
+		if err := cfg.makeDirs(); err != nil {
+			return err
 		}
 		data, err := datapath.Open(ctx, cfg.datapathConfig(log))
 		if err != nil {

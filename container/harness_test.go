@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -60,12 +61,13 @@ func newFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dir, 0o711); err != nil { // users of pods pass through it, as through the real ones
+	// Users of pods pass through the folder of volatile files, and not through the other, as with the real ones.
+	if err := errors.Join(os.Chmod(dir, 0o711), os.Mkdir(filepath.Join(dir, "data"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	f := &fixture{TB: t, logs: filepath.Join(dir, "logs"), handler: os.Getenv(handlerEnv)}
 	f.cfg = Config{
-		Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), CgroupParent: filepath.Base(dir), StreamAddr: "127.0.0.1:0",
+		Root: filepath.Join(dir, "data", "root"), Run: filepath.Join(dir, "run"), CgroupParent: filepath.Base(dir), StreamAddr: "127.0.0.1:0",
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	f.Server, err = New(context.Background(), f.cfg)

@@ -9,6 +9,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // optional are the v1 controllers joined only by groups that limit them.
@@ -230,7 +232,7 @@ func (g Group) joinCpuset(dir string) error {
 		return err
 	}
 	for _, pid := range pids {
-		if err := join(dir, pid); err != nil {
+		if err := join(dir, pid); err != nil && !errors.Is(err, unix.ESRCH) { // it has ended meanwhile
 			return err
 		}
 	}
