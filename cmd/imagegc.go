@@ -10,7 +10,8 @@ import (
 // ImageGCConfig is when images are removed, in the terms of a kubelet's configuration.
 type ImageGCConfig struct {
 	// High and Low are percent of the disk: from High in use on, images that no container
-	// uses are removed until Low is. Nil: 85 and 80.
+	// uses are removed until Low is. Nil: 85 and 80, of at
+	// most 64 GiB.
 	High *int `json:"imageGCHighThresholdPercent,omitempty"`
 	Low  *int `json:"imageGCLowThresholdPercent,omitempty"`
 	// MinAge is how long an image stays at least; empty: 2m. MaxAge is how long it stays
@@ -21,6 +22,9 @@ type ImageGCConfig struct {
 
 func (c *ImageGCConfig) parse() (imagegc.Config, error) {
 	out := imagegc.Default()
+	if c.High != nil || c.Low != nil {
+		out.Counted = 0
+	}
 	if c.High != nil {
 		out.High = *c.High
 	}

@@ -56,7 +56,7 @@ func (s Signal) Condition() corev1.NodeConditionType {
 	return corev1.NodeDiskPressure
 }
 
-// Value is an amount, or a share of the capacity: one of them is not zero.
+// Value is an amount, or a share of the capacity; the less of both if both are not zero.
 type Value struct {
 	Quantity resource.Quantity
 	Share    float64 // 0.1 is 10 %
@@ -64,10 +64,14 @@ type Value struct {
 
 // Of is the amount, given the capacity.
 func (v Value) Of(capacity int64) int64 {
-	if v.Share > 0 {
-		return int64(math.Round(v.Share * float64(capacity)))
+	if v.Share == 0 {
+		return v.Quantity.Value()
 	}
-	return v.Quantity.Value()
+	share := int64(math.Round(v.Share * float64(capacity)))
+	if v.Quantity.IsZero() {
+		return share
+	}
+	return min(share, v.Quantity.Value())
 }
 
 // Config says when a node is short of what.
@@ -83,14 +87,15 @@ type Config struct {
 	Transition time.Duration
 }
 
-// Default is what kubelets have, but for the share of a disk that has to be free:
-// with 5 % instead of 10 and 15, a node on somebody's own machine does not turn pods
-// away because of what else lies on a large disk.
+// Default is what kubelets have, but for what has to be free of a disk: with 1 GiB, or
+// 5 % of a small one, instead of 10 % and 15 %, a node on somebody's own machine does not
+// turn pods away because of what else lies on a large disk.
 func Default() Config {
+	disk := Value{Quantity: resource.MustParse("1Gi"), Share: .05}
 	return Config{
 		Hard: map[Signal]Value{
-			MemoryAvailable: {Quantity: resource.MustParse("100Mi")}, NodeFsAvailable: {Share: .05}, NodeFsInodesFree: {Share: .05},
-			ImageFsAvailable: {Share: .05}, ImageFsInodesFree: {Share: .05},
+			MemoryAvailable: {Quantity: resource.MustParse("100Mi")}, NodeFsAvailable: disk, NodeFsInodesFree: {Share: .05},
+			ImageFsAvailable: disk, ImageFsInodesFree: {Share: .05},
 		},
 		Transition: 5 * time.Minute,
 	}

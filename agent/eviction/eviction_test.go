@@ -25,6 +25,12 @@ func TestParse(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
+	// A large disk need not be as empty as a small one.
+	for capacity, want := range map[int64]int64{4 << 30: 4 << 30 / 20, 1000 << 30: 1 << 30} {
+		if got := Default().Hard[NodeFsAvailable].Of(capacity); got < want-1 || got > want+1 {
+			t.Errorf("of %d: %d, want %d", capacity, got, want)
+		}
+	}
 	if g, err := ParseGrace("memory.available=1m30s"); err != nil || g[MemoryAvailable] != 90*time.Second {
 		t.Errorf("%v, %v", g, err)
 	}

@@ -15,6 +15,9 @@ type Config struct {
 	// High and Low are percent of the disk: from High in use on images are removed, until
 	// Low is.
 	High, Low int
+	// Counted is how many bytes of a larger disk these are percent of: of 64 GiB, 15 % are
+	// to be free of a terabyte too. 0: all.
+	Counted int64
 	// MinAge is how long an image must be there before it is removed.
 	MinAge time.Duration
 	// MaxAge removes images that have not been used for so long, however much is free; 0:
@@ -22,8 +25,11 @@ type Config struct {
 	MaxAge time.Duration
 }
 
-// Default are a kubelet's own values.
-func Default() Config { return Config{High: 85, Low: 80, MinAge: 2 * time.Minute} }
+// Default are a kubelet's own values, but that a large disk, on which other things may
+// lie, does not have to be as empty as they ask.
+func Default() Config {
+	return Config{High: 85, Low: 80, Counted: 64 << 30, MinAge: 2 * time.Minute}
+}
 
 // Validate finds what cannot be meant.
 func (c Config) Validate() error {
@@ -42,6 +48,9 @@ func (c Config) Validate() error {
 
 // Excess is how many bytes must be freed of a disk: 0 if less than High is in use.
 func (c Config) Excess(total, free int64) int64 {
+	if c.Counted > 0 {
+		total = min(total, c.Counted)
+	}
 	if total <= 0 || 100*(total-free)/total < int64(c.High) {
 		return 0
 	}

@@ -54,7 +54,8 @@ func TestOldestUseGoesFirst(t *testing.T) {
 }
 
 func TestExcess(t *testing.T) {
-	for _, tc := range []struct{ total, free, want int64 }{{1000, 151, 0}, {1000, 150, 50}, {1000, 0, 200}, {0, 0, 0}} {
+	for _, tc := range []struct{ total, free, want int64 }{{1000, 151, 0}, {1000, 150, 50}, {1000, 0, 200}, {0, 0, 0},
+		{1000 << 30, 10 << 30, 0}, {1000 << 30, 8 << 30, 64<<30/100*20 - 8<<30}} {
 		if got := Default().Excess(tc.total, tc.free); got != tc.want {
 			t.Errorf("%d of %d free: %d, want %d", tc.free, tc.total, got, tc.want)
 		}
