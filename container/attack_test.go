@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -348,8 +349,9 @@ func TestNullIsNotTheHosts(t *testing.T) {
 	}
 	before := look()
 	t.Cleanup(func() { // else nothing on this machine works any more
-		_ = os.Chmod("/dev/null", os.FileMode(before.Mode&0o777))
-		_ = os.Chown("/dev/null", int(before.Uid), int(before.Gid))
+		if err := errors.Join(os.Chmod("/dev/null", os.FileMode(before.Mode&0o777)), os.Chown("/dev/null", int(before.Uid), int(before.Gid))); err != nil {
+			t.Error(err)
+		}
 	})
 	eachExecutor(t, func(t *testing.T, f *fixture) {
 		const spoil = "for n in 0 1 2; do chmod 600 /proc/self/fd/$n; chown 1000:1000 /proc/self/fd/$n; done 2>/dev/null; true"

@@ -91,7 +91,9 @@ func TestExecGivenUp(t *testing.T) {
 		all.Go(func() {
 			for range 100 {
 				ctx, cancel := context.WithTimeout(f.ctx(), rand.N(whole))
-				_, _ = f.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "100"}})
+				if r, err := f.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "100"}}); err == nil {
+					t.Errorf("a command that was given up answered %v", r)
+				}
 				cancel()
 			}
 		})
@@ -108,16 +110,23 @@ func TestExecWhileKilled(t *testing.T) {
 		pod := f.sandbox(nil)
 		id := f.run(pod, "sleep 1000", nil)
 		var all sync.WaitGroup
+		ended := make(chan struct{}, 100)
 		for range 4 {
 			all.Go(func() {
 				for f.Context().Err() == nil {
 					if _, err := f.ExecSync(f.ctx(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}}); err != nil {
 						return
 					}
+					select {
+					case ended <- struct{}{}:
+					default:
+					}
 				}
 			})
 		}
-		time.Sleep(rand.N(20 * time.Millisecond))
+		for range rand.N(6) { // commands have ended, others are under way
+			<-ended
+		}
 		removed(t, f, pod)
 		all.Wait()
 	}

@@ -10,6 +10,7 @@ import (
 	"knarr.dev/knarr/container/cgroup"
 	"knarr.dev/knarr/container/sandbox"
 	"knarr.dev/knarr/container/snapshot"
+	"knarr.dev/knarr/kit/pressure"
 )
 
 // metric is one of cAdvisor's metrics, under whose names monitoring knows
@@ -71,7 +72,7 @@ func ofContainer(name, help string, read func(*sample) []reading) metric {
 }
 
 // pressureMetric is the time that some or all tasks waited for a resource.
-func pressureMetric(name, help, resource string, read func(cgroup.Pressure) time.Duration) metric {
+func pressureMetric(name, help, resource string, read func(pressure.Pressure) time.Duration) metric {
 	return ofGroup(name, help, counter, func(s *sample) []reading {
 		p, ok := s.group.Pressure(resource)
 		if !ok {
@@ -83,8 +84,8 @@ func pressureMetric(name, help, resource string, read func(cgroup.Pressure) time
 
 // metrics lists them all; the order is that of the descriptors.
 func metrics() []metric {
-	some := func(p cgroup.Pressure) time.Duration { return p.Some.Total }
-	full := func(p cgroup.Pressure) time.Duration { return p.Full.Total }
+	some := func(p pressure.Pressure) time.Duration { return p.Some.Total }
+	full := func(p pressure.Pressure) time.Duration { return p.Full.Total }
 	return []metric{
 		ofGroup("container_cpu_usage_seconds_total", "CPU time used", counter, func(s *sample) []reading { return seconds(s.CPU) }),
 		ofGroup("container_cpu_user_seconds_total", "CPU time used in user mode", counter, func(s *sample) []reading { return seconds(s.User) }),

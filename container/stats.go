@@ -8,6 +8,7 @@ import (
 	"knarr.dev/knarr/container/cgroup"
 	"knarr.dev/knarr/container/sandbox"
 	"knarr.dev/knarr/container/snapshot"
+	"knarr.dev/knarr/kit/pressure"
 )
 
 func value(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }
@@ -71,20 +72,20 @@ func (s *Server) stats(c *container) *runtimeapi.ContainerStats {
 }
 
 func cpu(now int64, g cgroup.Group, u cgroup.Stats) *runtimeapi.CpuUsage {
-	return &runtimeapi.CpuUsage{Timestamp: now, UsageCoreNanoSeconds: value(uint64(u.CPU)), Psi: pressure(g, "cpu")}
+	return &runtimeapi.CpuUsage{Timestamp: now, UsageCoreNanoSeconds: value(uint64(u.CPU)), Psi: psi(g, "cpu")}
 }
 
 func ioUsage(now int64, g cgroup.Group) *runtimeapi.IoUsage {
-	return &runtimeapi.IoUsage{Timestamp: now, Psi: pressure(g, "io")}
+	return &runtimeapi.IoUsage{Timestamp: now, Psi: psi(g, "io")}
 }
 
-// pressure is nil where the kernel does not tell.
-func pressure(g cgroup.Group, resource string) *runtimeapi.PsiStats {
+// psi is nil where the kernel does not tell.
+func psi(g cgroup.Group, resource string) *runtimeapi.PsiStats {
 	p, ok := g.Pressure(resource)
 	if !ok {
 		return nil
 	}
-	data := func(s cgroup.Stall) *runtimeapi.PsiData {
+	data := func(s pressure.Stall) *runtimeapi.PsiData {
 		return &runtimeapi.PsiData{Total: uint64(s.Total), Avg10: s.Avg10, Avg60: s.Avg60, Avg300: s.Avg300}
 	}
 	return &runtimeapi.PsiStats{Full: data(p.Full), Some: data(p.Some)}
@@ -93,7 +94,7 @@ func pressure(g cgroup.Group, resource string) *runtimeapi.PsiStats {
 func memory(now int64, g cgroup.Group, u cgroup.Stats) *runtimeapi.MemoryUsage {
 	m := &runtimeapi.MemoryUsage{
 		Timestamp: now, WorkingSetBytes: value(u.WorkingSet), UsageBytes: value(u.Memory), RssBytes: value(u.RSS),
-		PageFaults: value(u.PageFaults), MajorPageFaults: value(u.MajorPageFaults), Psi: pressure(g, "memory"),
+		PageFaults: value(u.PageFaults), MajorPageFaults: value(u.MajorPageFaults), Psi: psi(g, "memory"),
 	}
 	if u.MemoryLimit > 0 {
 		m.AvailableBytes = value(u.MemoryLimit - min(u.WorkingSet, u.MemoryLimit))

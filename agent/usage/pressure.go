@@ -1,15 +1,13 @@
 package usage
 
 import (
-	"fmt"
-	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"knarr.dev/knarr/kit/pressure"
 )
 
 // psi converts what the runtime measured; nil where its kernel does not tell.
@@ -39,11 +37,11 @@ const machinePressure = "/proc/pressure"
 // where pressure is not counted.
 func nodePressure(n *stats.NodeStats, dir string, now metav1.Time) {
 	read := func(resource string) *stats.PSIStats {
-		text, err := os.ReadFile(filepath.Join(dir, resource))
-		if err != nil {
+		p, ok := pressure.Read(filepath.Join(dir, resource))
+		if !ok {
 			return nil
 		}
-		return parsePressure(string(text))
+		return &stats.PSIStats{Full: stall(p.Full), Some: stall(p.Some)}
 	}
 	if n.CPU != nil {
 		n.CPU.PSI = read("cpu")
@@ -56,27 +54,6 @@ func nodePressure(n *stats.NodeStats, dir string, now metav1.Time) {
 	}
 }
 
-// parsePressure understands the kernel's two lines (Documentation/accounting/psi.rst);
-// the times in them are microseconds. Nil for any other text.
-func parsePressure(text string) *stats.PSIStats {
-	out := &stats.PSIStats{}
-	found := false
-	for line := range strings.Lines(text) {
-		var kind string
-		var d stats.PSIData
-		if _, err := fmt.Sscanf(line, "%s avg10=%f avg60=%f avg300=%f total=%d", &kind, &d.Avg10, &d.Avg60, &d.Avg300, &d.Total); err != nil {
-			return nil
-		}
-		d.Total *= uint64(time.Microsecond)
-		switch kind {
-		case "some":
-			out.Some, found = d, true
-		case "full": // before Linux 5.13 there is none for CPUs
-			out.Full = d
-		}
-	}
-	if !found {
-		return nil
-	}
-	return out
+func stall(s pressure.Stall) stats.PSIData {
+	return stats.PSIData{Total: uint64(s.Total), Avg10: s.Avg10, Avg60: s.Avg60, Avg300: s.Avg300}
 }

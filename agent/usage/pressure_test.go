@@ -12,21 +12,6 @@ import (
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
-func TestParsePressure(t *testing.T) {
-	some, full := stats.PSIData{Total: 21e3, Avg10: 1.5, Avg60: .25}, stats.PSIData{Total: 7e3, Avg300: 3}
-	for text, want := range map[string]*stats.PSIStats{
-		"some avg10=1.50 avg60=0.25 avg300=0.00 total=21\nfull avg10=0.00 avg60=0.00 avg300=3.00 total=7\n": {Some: some, Full: full},
-		"some avg10=1.50 avg60=0.25 avg300=0.00 total=21\n":                                                 {Some: some},
-		"":                              nil,
-		"some avg10=x total=1\n":        nil,
-		"full avg10=0.00 avg60=0.00 \n": nil,
-	} {
-		if got := parsePressure(text); !reflect.DeepEqual(got, want) {
-			t.Errorf("%q: %+v", text, got)
-		}
-	}
-}
-
 // The machine's is told where the kernel has it, and left out where not.
 func TestNodePressure(t *testing.T) {
 	dir, now := t.TempDir(), metav1.NewTime(time.Unix(1000, 0))

@@ -50,6 +50,7 @@ func (a *Aggregator) Serve(w http.ResponseWriter, r *http.Request, user *authent
 	out := r.Clone(r.Context())
 	identify(out.Header, user)
 	h := utilproxy.NewUpgradeAwareHandler(target, to.transport, true, httpstream.IsUpgradeRequest(r), responder(func(err error) {
+		a.Log.Warn("an extension server could not be reached", "name", to.service.Name, "verb", r.Method, "path", r.URL.Path, "error", err)
 		a.recheck(to.service.Name)
 		fail("error trying to reach service: " + err.Error())
 	}))

@@ -374,6 +374,9 @@ func (l Layout) waitEmpty(ctx context.Context, dir string) error {
 			if err != nil || pid == 0 {
 				return unix.EBUSY
 			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			if pid == os.Getpid() { // a thread that is just forking
 				l.threads.Lock()
 				//lint:ignore SA2001 whoever was there has left by now
