@@ -11,15 +11,15 @@ GO      := CGO_ENABLED=0 go
 # Packages whose speed nobody feels are compiled for size: commands, generated types
 # and clients, schemas. It saves a tenth.
 SMALL   := k8s.io/kubectl k8s.io/cli-runtime sigs.k8s.io/kustomize k8s.io/client-go k8s.io/api \
-	github.com/google/gnostic-models github.com/google/cel-go github.com/antlr4-go/antlr github.com/grpc-ecosystem/grpc-gateway go.etcd.io/etcd/api/v3/etcdserverpb/gw \
+	github.com/google/gnostic-models github.com/google/cel-go github.com/antlr4-go/antlr github.com/grpc-ecosystem/grpc-gateway \
 	k8s.io/apiextensions-apiserver github.com/google/go-containerregistry github.com/vishvananda/netlink github.com/spf13 \
 	go.yaml.in/yaml gopkg.in/yaml.v3 k8s.io/apiserver google.golang.org/grpc github.com/cilium/ebpf k8s.io/cri-api k8s.io/kubelet github.com/prometheus k8s.io/component-base \
 	google.golang.org/protobuf github.com/gogo/protobuf go.opentelemetry.io github.com/json-iterator github.com/google/go-cmp github.com/BurntSushi/toml github.com/godbus github.com/miekg/dns github.com/google/nftables github.com/emicklei github.com/fxamacker go.uber.org golang.org/x/net \
 	golang.org/x/text golang.org/x/crypto k8s.io/metrics k8s.io/klog k8s.io/cri-streaming k8s.io/streaming k8s.io/component-helpers k8s.io/pod-security-admission github.com/cyphar github.com/docker github.com/go-jose github.com/moby \
 	sigs.k8s.io/apiserver-network-proxy github.com/opencontainers google.golang.org/genproto github.com/chai2010 go.etcd.io/etcd/client knarr.dev/knarr/agent knarr.dev/knarr/cmd knarr.dev/knarr/container knarr.dev/knarr/api \
 	k8s.io/kube-openapi k8s.io/dynamic-resource-allocation k8s.io/kube-aggregator github.com/fsnotify github.com/russross github.com/liggitt github.com/google/uuid github.com/go-openapi github.com/peterbourgon github.com/monochromegane sigs.k8s.io/yaml \
-	go.etcd.io/etcd/server/v3/embed go.etcd.io/etcd/server/v3/etcdserver/api knarr.dev/knarr/controller knarr.dev/knarr/dns knarr.dev/knarr/client knarr.dev/knarr/kit \
-	github.com/sirupsen github.com/gorilla github.com/golang-jwt github.com/distribution github.com/josharian github.com/mailru github.com/mdlayher github.com/beorn7 github.com/blang github.com/golang/protobuf github.com/xiang90 github.com/soheilhy github.com/grpc-ecosystem/go-grpc-middleware github.com/coreos gopkg.in/evanphx gopkg.in/inf.v0 gopkg.in/natefinch golang.org/x/oauth2 golang.org/x/term github.com/stoewer github.com/dustin github.com/cenkalti \
+	go.etcd.io/etcd/server/v3/etcdserver/api knarr.dev/knarr/controller knarr.dev/knarr/dns knarr.dev/knarr/client knarr.dev/knarr/kit \
+	github.com/sirupsen github.com/gorilla github.com/golang-jwt github.com/distribution github.com/josharian github.com/mailru github.com/mdlayher github.com/beorn7 github.com/blang github.com/golang/protobuf github.com/xiang90 github.com/grpc-ecosystem/go-grpc-middleware github.com/coreos gopkg.in/evanphx gopkg.in/inf.v0 golang.org/x/oauth2 golang.org/x/term github.com/stoewer github.com/dustin github.com/cenkalti \
 	go.etcd.io/etcd/server/v3/auth go.etcd.io/etcd/server/v3/proxy knarr.dev/knarr/apiserver/bootstrap knarr.dev/knarr/apiserver/openapi knarr.dev/knarr/apiserver/crd knarr.dev/knarr/apiserver/aggregate knarr.dev/knarr/apiserver/webhook knarr.dev/knarr/apiserver/configfile knarr.dev/knarr/datapath k8s.io/apimachinery/pkg/util/strategicpatch go.etcd.io/etcd/api go.etcd.io/etcd/server/v3/lease go.etcd.io/etcd/server/v3/storage/schema go.etcd.io/etcd/server/v3/config
 
 .PHONY: build tools test bench bench-api bench-cri linear clients upstream conformance record demo demo-clean generate lint setup clean

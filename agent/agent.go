@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
@@ -48,6 +49,10 @@ import (
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/cri"
 )
+
+// removals is how many pods are removed from the node at a time: with as many as there
+// are, the ends of 50 pods took 80 ms longer on two CPUs.
+const removals = 1
 
 // Drainer is asked before a terminating pod's containers get their preStop hook
 // and SIGTERM. It blocks until every node has taken the pod out of its data path
@@ -207,7 +212,7 @@ func New(cfg Config) (*Agent, error) {
 			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Images: a.ensureImage, Log: cfg.Log}),
 		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, CgroupRoot: cfg.CgroupRoot, NodeIPs: ips,
 		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Memory: capacity.Memory().Value(),
-		Allocatable: a.node.Allocatable, Metrics: count, MaxRestart: cfg.MaxRestart, Clock: cfg.Clock, Log: cfg.Log,
+		Allocatable: a.node.Allocatable, Metrics: count, MaxRestart: cfg.MaxRestart, Removing: semaphore.NewWeighted(removals), Clock: cfg.Clock, Log: cfg.Log,
 	}
 	a.deps.Swap = podspec.Swap{Behavior: cfg.SwapBehavior, Unified: node.UnifiedMemory("/sys/fs/cgroup")}
 	if info.Swap != nil {

@@ -5,20 +5,24 @@ import (
 	"errors"
 	"expvar"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/client/pkg/v3/types"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/config"
+	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3compactor"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/features"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 )
@@ -48,50 +52,47 @@ func OpenEmbedded(ctx context.Context, dir string) (*Etcd, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("store in %s: %w", dir, err), unlock())
 	}
-	c := v3client.New(e.Server)
-	near := &near{kv: e.Server.Watchable(), closing: make(chan struct{})}
-	return &Etcd{c: c, txn: v3rpc.NewQuotaKVServer(e.Server).Txn, near: near, closed: func() error {
+	c := v3client.New(e)
+	near := &near{kv: e.Watchable(), closing: make(chan struct{})}
+	return &Etcd{c: c, txn: v3rpc.NewQuotaKVServer(e).Txn, near: near, closed: func() error {
 		near.close()
 		err := c.Close()
 		if errors.Is(err, context.Canceled) { // how the client says that its watches ended
 			err = nil
 		}
-		e.Close()
+		e.Stop()
 		return errors.Join(err, unlock())
 	}}, nil
 }
 
 // startEmbedded runs etcd tuned for one small machine: long ticks and few batches,
-// so that it sleeps when idle.
-func startEmbedded(ctx context.Context, dir string) (e *embed.Etcd, err error) {
-	cfg := embed.NewConfig()
-	cfg.Name = "knarr"
-	cfg.Dir = filepath.Join(dir, "etcd")
-	peer := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
-	cfg.ListenPeerUrls, cfg.ListenClientUrls, cfg.ListenMetricsUrls = nil, nil, nil
-	cfg.AdvertisePeerUrls, cfg.AdvertiseClientUrls = []url.URL{peer}, []url.URL{peer}
-	cfg.InitialCluster = cfg.Name + "=" + peer.String()
-	cfg.TickMs, cfg.ElectionMs = 1000, 5000
-	cfg.SnapshotCount = 5000
-	cfg.SnapshotCatchUpEntries = 500
-	cfg.BackendBatchInterval = time.Second
-	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "5m" // as Kubernetes compacts
-	cfg.QuotaBackendBytes = 8 << 30
-	cfg.MaxRequestBytes = 4 << 20
-	cfg.MaxSnapFiles, cfg.MaxWalFiles = 2, 3
+// so that it sleeps when idle. It does without etcd's package embed, which brings
+// gateways, tracing and listeners that nobody here uses.
+func startEmbedded(ctx context.Context, dir string) (e *etcdserver.EtcdServer, err error) {
 	var log failures
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log.logger())
+	lg := log.logger()
+	urls := types.URLs{{Scheme: "http", Host: "127.0.0.1:0"}} // nobody listens there
+	cfg := config.ServerConfig{
+		Name: "knarr", DataDir: filepath.Join(dir, "etcd"),
+		ClientURLs: urls, PeerURLs: urls, InitialPeerURLsMap: types.URLsMap{"knarr": urls}, InitialClusterToken: "etcd-cluster", NewCluster: true,
+		TickMs: 1000, ElectionTicks: 5, InitialElectionTickAdvance: true, PreVote: true,
+		SnapshotCount: 5000, SnapshotCatchUpEntries: 500, MaxSnapFiles: 2, MaxWALFiles: 3,
+		BackendBatchInterval: time.Second, BackendFreelistType: bolt.FreelistMapType, QuotaBackendBytes: 8 << 30,
+		AutoCompactionMode: v3compactor.ModePeriodic, AutoCompactionRetention: 5 * time.Minute, // as Kubernetes compacts
+		MaxTxnOps: 128, MaxRequestBytes: 4 << 20, WarningApplyDuration: time.Hour, WarningUnaryRequestDuration: time.Hour,
+		V2Deprecation: config.V2DeprDefault, ServerFeatureGate: features.NewDefaultServerFeatureGate("knarr", lg), Logger: lg,
+	}
 	defer func() { // etcd panics where others return an error: on a full disk, say
 		if p := recover(); p != nil {
 			e, err = nil, errors.New(log.Last())
 		}
 	}()
-	e, err = embed.StartEtcd(cfg)
-	if err != nil {
+	if e, err = etcdserver.NewServer(cfg); err != nil {
 		return nil, err
 	}
+	e.Start()
 	if err := elect(ctx, e); err != nil {
-		e.Close()
+		e.Stop()
 		return nil, err
 	}
 	return e, nil
@@ -106,23 +107,23 @@ const electEvery = 2 * time.Millisecond
 // It is sent only when raft has applied all that it knows to be committed: a
 // member that stands earlier looks through the entries in between, some of which
 // etcd may have compacted already, and panics.
-func elect(ctx context.Context, e *embed.Etcd) error {
-	now := raftpb.Message{Type: raftpb.MsgTimeoutNow, To: uint64(e.Server.MemberID())}
+func elect(ctx context.Context, e *etcdserver.EtcdServer) error {
+	now := raftpb.Message{Type: raftpb.MsgTimeoutNow, To: uint64(e.MemberID())}
 	t := time.NewTicker(electEvery)
 	defer t.Stop()
 	for {
 		select {
-		case <-e.Server.ReadyNotify():
+		case <-e.ReadyNotify():
 			return nil
-		case err := <-e.Err():
-			return err
+		case <-e.StopNotify():
+			return errors.New("etcd stopped while it started")
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
-			if e.Server.Leader() != 0 || !settled() {
+			if e.Leader() != 0 || !settled() {
 				continue
 			}
-			if err := e.Server.Process(ctx, now); err != nil {
+			if err := e.Process(ctx, now); err != nil {
 				return fmt.Errorf("stand for election: %w", err)
 			}
 		}

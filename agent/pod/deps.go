@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
@@ -84,6 +85,9 @@ type Deps struct {
 	// MaxRestart bounds the back-off of containers that end again and again.
 	MaxRestart time.Duration
 	Metrics    *metrics.Metrics // nil: nothing is counted
+	// Removing bounds how many pods are removed from the node at a time: nobody waits for
+	// that, but others wait for the CPUs that it takes. nil: it is not bounded.
+	Removing *semaphore.Weighted
 	Clock      clock.WithDelayedExecution
 	Log        *slog.Logger
 }

@@ -151,6 +151,12 @@ func (a *Actor) failedStop(what string, err error) {
 
 // Remove deletes everything of a pod from the node.
 func (d *Deps) Remove(ctx context.Context, v *view.Pod, namespace, name, uid string) error {
+	if d.Removing != nil {
+		if err := d.Removing.Acquire(ctx, 1); err != nil {
+			return err
+		}
+		defer d.Removing.Release(1)
+	}
 	var errs []error
 	for _, list := range v.Containers {
 		for _, c := range list {
