@@ -78,7 +78,8 @@ type Config struct {
 	Client   client.Interface
 	CRI      *cri.Client
 	Recorder client.Recorder
-	// Root holds the agent's files: pods/<uid>/{volumes,etc-hosts,containers}.
+	// Root holds the agent's files: pods/<uid>/{volumes,etc-hosts,containers}, and
+	// memory/<uid>, which no disk sees.
 	Root string
 	// LogRoot holds container logs: <ns>_<name>_<uid>/<container>/<restart>.log.
 	LogRoot string
@@ -224,6 +225,9 @@ func New(cfg Config) (*Agent, error) {
 		}
 	}
 	slices.Sort(a.deps.HugePages)
+	if err := a.deps.Volumes.Open(); err != nil {
+		return nil, fmt.Errorf("agent: volumes in memory: %w", err)
+	}
 	if a.deps.Users, err = userns.New(cfg.Users, filepath.Join(cfg.Root, "pods")); err != nil {
 		return nil, fmt.Errorf("agent: user IDs of pods: %w", err)
 	}
@@ -243,7 +247,7 @@ func New(cfg Config) (*Agent, error) {
 	a.pods.files = newStatics(cfg.StaticPodPath, a.pods, a.node)
 	a.deps.Admit = a.pods.admit(a.node)
 	a.deps.Resizable = a.pods.resizable(a.node)
-	a.usage = usage.New(usage.Config{NodeName: cfg.NodeName, CRI: cfg.CRI, Pods: a.pods.snapshots, PodDir: a.deps.Volumes.PodDir, LogRoot: cfg.LogRoot, Root: cfg.Root, Clock: cfg.Clock})
+	a.usage = usage.New(usage.Config{NodeName: cfg.NodeName, CRI: cfg.CRI, Pods: a.pods.snapshots, Volumes: a.deps.Volumes.Dirs, LogRoot: cfg.LogRoot, Root: cfg.Root, Clock: cfg.Clock})
 	if cfg.Listen != nil {
 		a.server = server.New(server.Config{
 			Usage: a.usage, Metrics: count, Settings: a.settings(), CgroupRoot: cfg.CgroupRoot,

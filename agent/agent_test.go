@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,11 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"knarr.dev/knarr/agent/critest"
@@ -141,6 +145,94 @@ func TestAgentRestartKeepsContainers(t *testing.T) {
 	after := w.wait("p", "restarted", func(p *corev1.Pod) bool { return p != nil && p.Status.ContainerStatuses[0].RestartCount == 1 })
 	if got := after.Status.ContainerStatuses[0].LastTerminationState.Terminated.ContainerID; got != before.Status.ContainerStatuses[0].ContainerID {
 		t.Fatalf("the restarted agent replaced container %s", before.Status.ContainerStatuses[0].ContainerID)
+	}
+}
+
+// What no disk may see lies in memory, and what shows the API's objects is not the
+// container's to change.
+func TestSecretsLieInMemory(t *testing.T) {
+	w := newWorld(t)
+	w.create(client.Secrets, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}, Data: map[string][]byte{"k": []byte("hidden")}})
+	w.create(client.ConfigMaps, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "cm"}, Data: map[string]string{"k": "plain"}})
+	w.run()
+	secret := corev1.LocalObjectReference{Name: "s"}
+	w.pod("p", func(p *corev1.Pod) {
+		p.Spec.Volumes = []corev1.Volume{
+			{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}},
+			{Name: "projected", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{Secret: &corev1.SecretProjection{LocalObjectReference: secret}}}}}},
+			{Name: "downward", VolumeSource: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{{Path: "k", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}}}},
+			{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}}}},
+			{Name: "empty", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+		}
+		for _, v := range p.Spec.Volumes {
+			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: v.Name, MountPath: "/" + v.Name})
+		}
+	})
+	w.wait("p", "ready", ready)
+	mounts := map[string]*runtimeapi.Mount{}
+	for _, m := range w.cri.Containers("c")[0].Config.Mounts {
+		mounts[m.ContainerPath] = m
+	}
+	for path, want := range map[string]struct{ inMemory, readOnly bool }{
+		"/secret": {true, true}, "/projected": {true, true}, "/downward": {true, true}, "/config": {false, true}, "/empty": {false, false},
+	} {
+		m := mounts[path]
+		var own, disk unix.Statfs_t
+		if err := errors.Join(unix.Statfs(m.HostPath, &own), unix.Statfs(w.cfg.Root, &disk)); err != nil {
+			t.Fatal(err)
+		}
+		if m.Readonly != want.readOnly || (own.Type == unix.TMPFS_MAGIC) != (want.inMemory || disk.Type == unix.TMPFS_MAGIC) {
+			t.Errorf("%s: read-only %v, file system %x", path, m.Readonly, own.Type)
+		}
+		if _, err := os.Stat(filepath.Join(m.HostPath, "k")); err != nil && path != "/empty" {
+			t.Error(err)
+		}
+	}
+	w.delete("p", nil)
+	w.gone("p")
+	w.runtime("nothing", (*critest.Runtime).Empty)
+	w.stop()
+	if left, err := os.ReadDir(filepath.Join(w.cfg.Root, "memory")); err != nil || len(left) != 0 {
+		t.Errorf("left in memory: %v, %v", left, err)
+	}
+}
+
+// A pod that went while the node was down, and of which the runtime has nothing, leaves
+// no files.
+func TestFilesOfUnknownPodsAreRemoved(t *testing.T) {
+	w := newWorld(t)
+	w.run()
+	w.pod("p", nil)
+	w.wait("p", "ready", ready)
+	w.stop()
+	gone := []string{filepath.Join(w.cfg.Root, "pods/uid-gone/volumes/kubernetes.io~empty-dir/e"), filepath.Join(w.cfg.Root, "memory/uid-other/kubernetes.io~secret/s"),
+		filepath.Join(w.cfg.LogRoot, "default_gone_uid-gone/c")}
+	for _, dir := range gone {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	foreign := filepath.Join(w.cfg.LogRoot, "default_foreign_uid-foreign") // another agent's, perhaps
+	if err := os.Mkdir(foreign, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.run()
+	w.cri.Exit("c", 1) // the agent is at work
+	w.wait("p", "restarted", func(p *corev1.Pod) bool { return p != nil && p.Status.ContainerStatuses[0].RestartCount == 1 })
+	for _, dir := range append(gone[2:], filepath.Join(w.cfg.Root, "pods/uid-gone"), filepath.Join(w.cfg.Root, "memory/uid-other")) {
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s is still there", dir)
+			}
+		}
+	}
+	for _, dir := range []string{foreign, filepath.Join(w.cfg.Root, "pods/uid-p"), filepath.Join(w.cfg.LogRoot, "default_p_uid-p")} {
+		if _, err := os.Stat(dir); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

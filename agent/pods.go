@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -201,6 +202,10 @@ func (p *pods) objectChanged(ev client.Event) {
 // orphans ends what the runtime has of pods that the API no longer knows: each is
 // given an actor whose pod was deleted while nobody looked.
 func (p *pods) orphans(ctx context.Context) {
+	left, err := p.deps.Volumes.Pods()
+	if err != nil {
+		p.deps.Log.Warn("the directories of pods cannot be listed", "error", err)
+	}
 	known := p.files.uids()
 	p.cache.List("", nil, func(o client.Object) bool {
 		known[string(o.GetUID())] = true
@@ -218,6 +223,18 @@ func (p *pods) orphans(ctx context.Context) {
 		a.Deleted(obj)
 		p.start(uid, a)
 		delete(p.first, uid)
+	}
+	// Pods that went, or of which nothing was made yet, when the machine stopped.
+	for uid := range left {
+		if known[uid] || p.first[uid] != nil || p.actors[uid] != nil {
+			continue
+		}
+		p.wg.Go(func() {
+			logs, _ := filepath.Glob(podspec.LogDir(p.deps.LogRoot, "*", "*", uid))
+			if err := p.deps.Remove(ctx, &view.Pod{}, uid, logs...); err != nil && ctx.Err() == nil {
+				p.deps.Log.Warn("what is left of a pod stays until the next start", "uid", uid, "error", err)
+			}
+		})
 	}
 }
 

@@ -186,7 +186,8 @@ func (s *starting) mounts(vars map[string]string) ([]*runtimeapi.Mount, error) {
 	hosts := false
 	for i, m := range s.c.VolumeMounts {
 		host, ok := s.volumes[m.Name]
-		if !ok {
+		v := volumeOf(s.pod, m.Name)
+		if !ok || v == nil {
 			return nil, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, s.c.Name)
 		}
 		sub := m.SubPath
@@ -210,11 +211,11 @@ func (s *starting) mounts(vars map[string]string) ([]*runtimeapi.Mount, error) {
 		hosts = hosts || target == "/etc/hosts"
 		if isImage {
 			out = append(out, &runtimeapi.Mount{ContainerPath: target, Readonly: true, ImageSubPath: sub,
-				Image: &runtimeapi.ImageSpec{Image: ref, UserSpecifiedImage: imageOf(s.pod, m.Name)}})
+				Image: &runtimeapi.ImageSpec{Image: ref, UserSpecifiedImage: v.Image.Reference}})
 			continue
 		}
 		out = append(out, &runtimeapi.Mount{
-			ContainerPath: target, HostPath: host, Readonly: m.ReadOnly, Propagation: propagation(m.MountPropagation),
+			ContainerPath: target, HostPath: host, Readonly: m.ReadOnly || volumes.IsContent(v), Propagation: propagation(m.MountPropagation),
 			RecursiveReadOnly: m.ReadOnly && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled,
 		})
 	}
@@ -246,14 +247,13 @@ func (s *starting) mounts(vars map[string]string) ([]*runtimeapi.Mount, error) {
 	return out, nil
 }
 
-// imageOf is the image that a volume of the pod names.
-func imageOf(pod *corev1.Pod, volume string) string {
+func volumeOf(pod *corev1.Pod, name string) *corev1.Volume {
 	for i := range pod.Spec.Volumes {
-		if v := &pod.Spec.Volumes[i]; v.Name == volume && v.Image != nil {
-			return v.Image.Reference
+		if v := &pod.Spec.Volumes[i]; v.Name == name {
+			return v
 		}
 	}
-	return ""
+	return nil
 }
 
 func propagation(p *corev1.MountPropagationMode) runtimeapi.MountPropagation {

@@ -88,8 +88,8 @@ type Deps struct {
 	// Removing bounds how many pods are removed from the node at a time: nobody waits for
 	// that, but others wait for the CPUs that it takes. nil: it is not bounded.
 	Removing *semaphore.Weighted
-	Clock      clock.WithDelayedExecution
-	Log        *slog.Logger
+	Clock    clock.WithDelayedExecution
+	Log      *slog.Logger
 }
 
 // alone tells whether a container of the pod has CPUs alone.

@@ -109,7 +109,7 @@ func (a *Actor) finish() {
 	if a.gone {
 		pod, v := a.pod, a.view
 		a.do("remove", false, func(ctx context.Context) func() {
-			err := a.d.Remove(ctx, v, pod.Namespace, pod.Name, string(pod.UID))
+			err := a.d.Remove(ctx, v, string(pod.UID), podspec.LogDir(a.d.LogRoot, pod.Namespace, pod.Name, string(pod.UID)))
 			return func() {
 				if err != nil {
 					a.failedStop("remove", err)
@@ -149,8 +149,8 @@ func (a *Actor) failedStop(what string, err error) {
 	a.log.Warn("could not "+what+" the pod; it will be tried again", "error", err)
 }
 
-// Remove deletes everything of a pod from the node.
-func (d *Deps) Remove(ctx context.Context, v *view.Pod, namespace, name, uid string) error {
+// Remove deletes everything of a pod from the node, its logs too.
+func (d *Deps) Remove(ctx context.Context, v *view.Pod, uid string, logs ...string) error {
 	if d.Removing != nil {
 		if err := d.Removing.Acquire(ctx, 1); err != nil {
 			return err
@@ -183,7 +183,9 @@ func (d *Deps) Remove(ctx context.Context, v *view.Pod, namespace, name, uid str
 		// Nothing is mounted beneath it any more.
 		errs = append(errs, os.RemoveAll(d.Volumes.PodDir(uid)))
 	}
-	errs = append(errs, os.RemoveAll(podspec.LogDir(d.LogRoot, namespace, name, uid)))
+	for _, dir := range logs {
+		errs = append(errs, os.RemoveAll(dir))
+	}
 	return errors.Join(errs...)
 }
 

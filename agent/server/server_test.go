@@ -97,7 +97,7 @@ func serve(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	s := New(Config{CRI: rt, Pods: pods, Metrics: count, SystemLogs: f.dir, CgroupRoot: "/kubepods", Settings: map[string]any{"maxPods": 7},
-		Usage:   usage.New(usage.Config{NodeName: "node", CRI: rt, Pods: pods, PodDir: func(string) string { return f.dir }, LogRoot: f.dir, Root: f.dir, Clock: clock.RealClock{}}),
+		Usage:   usage.New(usage.Config{NodeName: "node", CRI: rt, Pods: pods, Volumes: func(string) []string { return nil }, LogRoot: f.dir, Root: f.dir, Clock: clock.RealClock{}}),
 		Node:    func() *corev1.Node { return &corev1.Node{} },
 		Find:    func(ns, name, uid string) (*corev1.Pod, *view.Pod, bool) { return pod, v, ns == "n" && name == "p" },
 		Changed: func(string) <-chan struct{} { return nil }, LogRoot: f.dir, NodeName: "node", Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),

@@ -59,17 +59,20 @@ func (m *Meter) disk(p *stats.PodStats, pod *corev1.Pod, node *stats.FsStats, no
 			add(c.Rootfs)
 		}
 	}
-	dirs, _ := filepath.Glob(filepath.Join(m.cfg.PodDir(string(pod.UID)), "volumes", "*", "*"))
-	for _, dir := range dirs {
+	for _, dir := range m.cfg.Volumes(string(pod.UID)) {
 		v := stats.VolumeStats{Name: filepath.Base(dir)}
-		if mounted(dir) {
-			if f := Disk(dir, now); f != nil {
-				v.FsStats = *f
-			}
-		} else {
+		switch own := device(dir); own {
+		case device(m.cfg.Root):
 			bytes, inodes := Tree(dir)
 			v.FsStats = *onNode(node, now, bytes, inodes)
 			add(&v.FsStats)
+		case device(filepath.Dir(dir)): // in memory, among others
+			bytes, inodes := Tree(dir)
+			v.FsStats = *onNode(Disk(dir, now), now, bytes, inodes)
+		default:
+			if f := Disk(dir, now); f != nil {
+				v.FsStats = *f
+			}
 		}
 		for i := range pod.Spec.Volumes {
 			if s := &pod.Spec.Volumes[i]; s.Name == v.Name && s.PersistentVolumeClaim != nil {
@@ -81,7 +84,7 @@ func (m *Meter) disk(p *stats.PodStats, pod *corev1.Pod, node *stats.FsStats, no
 	p.EphemeralStorage = total
 }
 
-// onNode is a use of the node's file system.
+// onNode is a use of a file system that belongs to the node.
 func onNode(node *stats.FsStats, now metav1.Time, bytes, inodes uint64) *stats.FsStats {
 	f := &stats.FsStats{Time: now, UsedBytes: &bytes, InodesUsed: &inodes}
 	if node != nil {
@@ -90,10 +93,13 @@ func onNode(node *stats.FsStats, now metav1.Time, bytes, inodes uint64) *stats.F
 	return f
 }
 
-// mounted tells whether a folder is a file system of its own.
-func mounted(dir string) bool {
-	var own, parent unix.Stat_t
-	return unix.Stat(dir, &own) == nil && unix.Stat(filepath.Dir(dir), &parent) == nil && own.Dev != parent.Dev
+// device is that of a path's file system; 0 if there is no such path.
+func device(path string) uint64 {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Dev
 }
 
 // Tree sums the blocks and files beneath a folder, in bytes; files with several

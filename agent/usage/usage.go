@@ -35,9 +35,9 @@ type Config struct {
 	NodeName string
 	CRI      *cri.Client
 	Pods     func() []*corev1.Pod
-	// PodDir holds a pod's volumes; LogRoot the pods' logs; Root is on the node's
-	// file system.
-	PodDir        func(uid string) string
+	// Volumes lists the directories of a pod's volumes; LogRoot holds the pods' logs; Root
+	// is on the node's file system.
+	Volumes       func(uid string) []string
 	LogRoot, Root string
 	Clock         clock.Clock
 }

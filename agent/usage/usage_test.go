@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,7 +46,7 @@ func TestRates(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "p", UID: "u"}}
 	dir := t.TempDir()
 	m := New(Config{NodeName: "node", CRI: &cri.Client{Runtime: rt}, Pods: func() []*corev1.Pod { return []*corev1.Pod{pod} },
-		PodDir: func(string) string { return dir }, LogRoot: dir, Root: dir, Clock: clk})
+		Volumes: func(string) []string { return nil }, LogRoot: dir, Root: dir, Clock: clk})
 	read := func() *Reading {
 		t.Helper()
 		r, err := m.Read(t.Context())
@@ -112,10 +113,26 @@ func TestDiskUse(t *testing.T) {
 	}
 	write("n_p_u/a/0.log", 100<<10)
 	write("pod/volumes/kubernetes.io~empty-dir/scratch/x", 200<<10)
+	memory := filepath.Join(dir, "memory")
+	if err := os.Mkdir(memory, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", memory, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(memory, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	write("memory/other/secret/x", 500<<10)
+	write("memory/u/secret/x", 50<<10)
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "p", UID: "u"}}
 	clk := clocktesting.NewFakeClock(time.Unix(1000, 0))
 	m := New(Config{CRI: &cri.Client{Runtime: &runtime{cpu: map[string]uint64{"a": 0}}}, Pods: func() []*corev1.Pod { return []*corev1.Pod{pod} },
-		PodDir: func(string) string { return filepath.Join(dir, "pod") }, LogRoot: dir, Root: dir, Clock: clk})
+		Volumes: func(string) []string {
+			return []string{filepath.Join(dir, "pod/volumes/kubernetes.io~empty-dir/scratch"), filepath.Join(memory, "u/secret")}
+		}, LogRoot: dir, Root: dir, Clock: clk})
 	go func() {
 		for !clk.HasWaiters() {
 		}
@@ -129,7 +146,8 @@ func TestDiskUse(t *testing.T) {
 	if got := *p.Containers[0].Logs.UsedBytes; got < 100<<10 || got > 120<<10 {
 		t.Errorf("logs use %d", got)
 	}
-	if len(p.VolumeStats) != 1 || p.VolumeStats[0].Name != "scratch" || *p.VolumeStats[0].UsedBytes < 200<<10 {
+	if len(p.VolumeStats) != 2 || p.VolumeStats[0].Name != "scratch" || *p.VolumeStats[0].UsedBytes < 200<<10 ||
+		p.VolumeStats[1].Name != "secret" || *p.VolumeStats[1].UsedBytes > 100<<10 || *p.VolumeStats[1].CapacityBytes == *p.VolumeStats[0].CapacityBytes {
 		t.Errorf("volumes: %+v", p.VolumeStats)
 	}
 	if got := *p.EphemeralStorage.UsedBytes; got < 300<<10 || got > 340<<10 {

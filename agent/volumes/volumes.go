@@ -1,20 +1,24 @@
 // Package volumes prepares the volumes of pods as directories of the node and
 // keeps those current whose content comes from API objects.
 //
-// Layout beneath the root: pods/<uid>/volumes/<kind>/<name>. What is there after
-// a restart is taken up again: preparing a volume is idempotent.
+// Layout beneath the root: pods/<uid>/volumes/<kind>/<name>; Secrets, tokens and the
+// like, which must not come to a disk: memory/<uid>/<kind>/<name>, on a file system of
+// the node in memory. What is there after a restart is taken up again: preparing a volume
+// is idempotent.
 package volumes
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
@@ -53,11 +57,63 @@ func New(cfg Config) *Manager {
 	return &Manager{cfg: cfg, tokens: newTokens(cfg.Client, cfg.Clock)}
 }
 
+// Open mounts the file system in memory, unless it is there from before.
+func (m *Manager) Open() error {
+	dir := m.memory()
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	if there, err := isMountPoint(dir); err != nil || there {
+		return err
+	}
+	const flags, data = unix.MS_NOSUID | unix.MS_NODEV, "mode=0750"
+	err := unix.Mount("tmpfs", dir, "tmpfs", flags, data+",noswap")
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.4
+		err = unix.Mount("tmpfs", dir, "tmpfs", flags, data)
+	}
+	if err != nil {
+		return fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+	}
+	return nil
+}
+
+func (m *Manager) memory(below ...string) string {
+	return filepath.Join(append([]string{m.cfg.Root, "memory"}, below...)...)
+}
+
 // PodDir is the directory of everything that belongs to a pod.
 func (m *Manager) PodDir(uid string) string { return filepath.Join(m.cfg.Root, "pods", uid) }
 
 func (m *Manager) dir(pod *corev1.Pod, kind, name string) string {
 	return filepath.Join(m.PodDir(string(pod.UID)), "volumes", "kubernetes.io~"+kind, name)
+}
+
+// Dirs lists the directories of a pod's volumes.
+func (m *Manager) Dirs(uid string) []string {
+	onDisk, _ := filepath.Glob(filepath.Join(m.PodDir(uid), "volumes", "*", "*")) // no bad pattern
+	inMemory, _ := filepath.Glob(m.memory(uid, "*", "*"))
+	return append(onDisk, inMemory...)
+}
+
+// Pods lists the UIDs of all pods that have directories.
+func (m *Manager) Pods() (map[string]bool, error) {
+	out := map[string]bool{}
+	for _, dir := range []string{filepath.Dir(m.PodDir("any")), m.memory()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			out[e.Name()] = true
+		}
+	}
+	return out, nil
+}
+
+// IsContent tells whether a volume shows what the API holds. Containers cannot write to
+// these.
+func IsContent(v *corev1.Volume) bool {
+	return v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil
 }
 
 // Prepared are the host paths of a pod's volumes by name. Volumes that show an
@@ -108,7 +164,7 @@ func (m *Manager) Update(ctx context.Context, pod *corev1.Pod) (refresh time.Tim
 	var errs []error
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if v.ConfigMap == nil && v.Secret == nil && v.DownwardAPI == nil && v.Projected == nil {
+		if !IsContent(v) {
 			continue
 		}
 		_, next, err := m.prepare(ctx, pod, v)
@@ -157,7 +213,10 @@ func (m *Manager) content(pod *corev1.Pod, v *corev1.Volume, kind string, files 
 	if err != nil {
 		return "", time.Time{}, err
 	}
-	dir := m.dir(pod, kind, v.Name)
+	dir := m.memory(string(pod.UID), "kubernetes.io~"+kind, v.Name)
+	if v.ConfigMap != nil { // as kubelets do
+		dir = m.dir(pod, kind, v.Name)
+	}
 	group := fsGroup(pod)
 	if err := writeAtomic(dir, files, group); err != nil {
 		return "", time.Time{}, err
@@ -173,7 +232,7 @@ func (m *Manager) Cleanup(uid string) error {
 	if err := unmountBeneath(m.PodDir(uid)); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(m.memory(uid))); err != nil {
 		return fmt.Errorf("remove the volumes of pod %s: %w", uid, err)
 	}
 	return nil
