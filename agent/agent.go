@@ -78,8 +78,8 @@ type Config struct {
 	Client   client.Interface
 	CRI      *cri.Client
 	Recorder client.Recorder
-	// Root holds the agent's files: pods/<uid>/{volumes,etc-hosts,containers}, and
-	// memory/<uid>, which no disk sees.
+	// Root holds the agent's files: pods/<uid>/{volumes,etc-hosts,containers},
+	// memory/<uid>, which no disk sees, and image_manager, who pulled which images.
 	Root string
 	// LogRoot holds container logs: <ns>_<name>_<uid>/<container>/<restart>.log.
 	LogRoot string
@@ -130,6 +130,8 @@ type Config struct {
 	Credentials   *credentials.Config
 	CredentialBin string
 	DockerDirs    []string
+	// Verify says of which images on the node pods must show that they may have them.
+	Verify images.Verification
 	// ShutdownPeriods are the times in which pods end before the machine does, by
 	// priority; nil: the machine does not wait. Inhibitor reaches what has it wait; nil:
 	// there is nothing.
@@ -207,8 +209,12 @@ func New(cfg Config) (*Agent, error) {
 	count := metrics.New(cfg.Version, cfg.Commit)
 	cfg.CRI.Observe(count.Operation)
 	a.objects = newObjects(cfg.Client, cfg.EachObject)
+	pulled, err := images.New(images.Config{CRI: cfg.CRI, Root: filepath.Join(cfg.Root, "image_manager"), Keys: a.findKeys, Account: a.findAccount, Verify: cfg.Verify, Clock: cfg.Clock, Log: cfg.Log})
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
 	a.deps = &pod.Deps{
-		Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, Images: images.New(cfg.CRI, a.findKeys, cfg.Clock),
+		Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, Images: pulled,
 		Volumes: volumes.New(volumes.Config{Root: cfg.Root, NodeName: cfg.NodeName, Client: cfg.Client, Objects: a.objects,
 			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Images: a.ensureImage, Log: cfg.Log}),
 		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, CgroupRoot: cfg.CgroupRoot, NodeIPs: ips,

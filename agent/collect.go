@@ -127,19 +127,24 @@ func (a *Agent) freeImages(ctx context.Context, want int64, list []imagegc.Image
 }
 
 func (a *Agent) removeImage(ctx context.Context, i imagegc.Image) error {
+	before := a.cfg.Clock.Now()
 	if _, err := a.cfg.CRI.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: i.ID}}); err != nil {
 		return fmt.Errorf("remove image %s: %w", i.ID, err)
 	}
+	a.deps.Images.Removed(i.ID, before)
 	a.cfg.Log.Info("image removed", "image", i.ID, "bytes", i.Size)
 	return nil
 }
 
-// lookAtImages notes which images there are and which of them containers use.
+// lookAtImages notes which images there are and which of them containers use, and
+// forgets who pulled others.
 func (a *Agent) lookAtImages(ctx context.Context) ([]imagegc.Image, error) {
+	before := a.cfg.Clock.Now()
 	images, err := a.cfg.CRI.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
+	a.deps.Images.Prune(ctx, images.Images, before)
 	containers, err := a.cfg.CRI.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)

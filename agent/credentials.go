@@ -4,8 +4,8 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/agent/credentials"
 	"knarr.dev/knarr/agent/volumes"
 	"knarr.dev/knarr/client"
 )
@@ -22,6 +22,11 @@ func (a accounts) Account(ctx context.Context, namespace, name string) (*corev1.
 }
 
 // findKeys finds the node's own credentials for an image.
-func (a *Agent) findKeys(ctx context.Context, image string, pod *corev1.Pod) ([]*runtimeapi.AuthConfig, error) {
+func (a *Agent) findKeys(ctx context.Context, image string, pod *corev1.Pod) ([]credentials.Credential, error) {
 	return a.keys.Find(ctx, image, pod)
+}
+
+// findAccount finds the service account with which a pod may have pulled an image.
+func (a *Agent) findAccount(ctx context.Context, image string, pod *corev1.Pod) (*credentials.Origin, error) {
+	return a.keys.Account(ctx, image, pod)
 }

@@ -29,6 +29,7 @@ func (a *Agent) settings() map[string]any {
 		"memorySwap":       map[string]any{"swapBehavior": cmp.Or(a.cfg.SwapBehavior, podspec.NoSwap)},
 		"userNamespaces":   map[string]any{"idsPerPod": a.cfg.Users.PerPod},
 	}
+	maps.Copy(out, a.cfg.Verify.Settings())
 	maps.Copy(out, a.cfg.Exclusive.settings())
 	byPriority := []map[string]any{}
 	for _, p := range a.cfg.ShutdownPeriods {

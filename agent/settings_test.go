@@ -28,7 +28,7 @@ func TestSettingsTellWhatIsInForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{`"maxContainerRestartPeriod":"20s"`, `"swapBehavior":"LimitedSwap"`, `"cpuManagerPolicy":"static"`, `"cpuManagerPolicyOptions":{"full-pcpus-only":"true"}`,
-		`"reservedSystemCPUs":"0"`, `"memoryManagerPolicy":"None"`, `"topologyManagerPolicy":"restricted"`, `"topologyManagerScope":"container"`, `"idsPerPod":65536`,
+		`"reservedSystemCPUs":"0"`, `"memoryManagerPolicy":"None"`, `"topologyManagerPolicy":"restricted"`, `"topologyManagerScope":"container"`, `"idsPerPod":65536`, `"imagePullCredentialsVerificationPolicy":"NeverVerifyPreloadedImages"`,
 		`"shutdownGracePeriodByPodPriority":[{"priority":0,"shutdownGracePeriodSeconds":50},{"priority":2000000000,"shutdownGracePeriodSeconds":10}]`} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("%s is missing in %s", want, b)

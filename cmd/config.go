@@ -112,6 +112,7 @@ type NodeConfig struct {
 	ExclusiveConfig `json:",inline"`
 	ShutdownConfig  `json:",inline"`
 	ImageGCConfig   `json:",inline"`
+	PulledConfig    `json:",inline"`
 	// MaxRestartPeriod bounds the back-off of containers that end again and again,
 	// from 1s to 5m; empty: 5m.
 	MaxRestartPeriod string         `json:"maxContainerRestartPeriod,omitempty"`
@@ -293,6 +294,9 @@ func (c *Config) validate() error {
 		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
 	}
 	if _, err := c.Node.ImageGCConfig.parse(); err != nil {
+		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
+	}
+	if err := c.Node.PulledConfig.verification().Validate(); err != nil {
 		errs = append(errs, field.Forbidden(field.NewPath("node"), err.Error()))
 	}
 	if _, err := c.Node.ExclusiveConfig.config(); err != nil {

@@ -205,6 +205,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 	a, err := agent.New(agent.Config{
 		SwapBehavior: n.cfg.Node.MemorySwap.Behavior,
 		Credentials:  providers, CredentialBin: n.cfg.Node.CredentialBin, DockerDirs: n.cfg.dockerDirs(),
+		Verify:          n.cfg.Node.PulledConfig.verification(),
 		ShutdownPeriods: ends, Inhibitor: inhibitor(),
 		Exclusive: exclusive, ImageGC: removal,
 		Users: users, KubeletDir: n.cfg.kubeletDir(),

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -62,7 +61,7 @@ func New(cfg *Config, bin string, dirs []string, accounts Accounts, clk clock.Pa
 
 // Find returns what may open the image's registry, in the order in which to try it.
 // The error says which plugins and files failed; what the others know is returned with it.
-func (k *Keyring) Find(ctx context.Context, image string, pod *corev1.Pod) ([]*runtimeapi.AuthConfig, error) {
+func (k *Keyring) Find(ctx context.Context, image string, pod *corev1.Pod) ([]Credential, error) {
 	var errs []error
 	out, err := fromFiles(image, k.dirs)
 	if err != nil {
@@ -75,17 +74,18 @@ func (k *Keyring) Find(ctx context.Context, image string, pod *corev1.Pod) ([]*r
 	var found []match
 	for i := range k.providers {
 		p := &k.providers[i]
-		if !slices.ContainsFunc(p.MatchImages, func(m string) bool { return matches(m, repository) }) {
+		if !p.covers(repository) {
 			continue
 		}
-		auth, err := k.provide(ctx, p, image, registry, repository, pod)
+		auth, account, err := k.provide(ctx, p, image, registry, repository, pod)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("credential provider %s: %w", p.Name, err))
 			continue
 		}
 		for key, a := range auth {
 			if matches(key, repository) {
-				found = append(found, match{key, &runtimeapi.AuthConfig{Username: a.Username, Password: a.Password, ServerAddress: registry}})
+				auth := &runtimeapi.AuthConfig{Username: a.Username, Password: a.Password, ServerAddress: registry}
+				found = append(found, match{key, Credential{AuthConfig: auth, Account: account}})
 			}
 		}
 	}
@@ -96,14 +96,16 @@ func (k *Keyring) Find(ctx context.Context, image string, pod *corev1.Pod) ([]*r
 type account struct {
 	token       string
 	annotations map[string]string
-	key         string // tells apart whose credentials are kept
+	key         string  // tells apart whose credentials are kept
+	origin      *Origin // nil: it is told of none
 }
 
-// provide returns what a plugin knows, asking it if that is not known any more.
-func (k *Keyring) provide(ctx context.Context, p *Provider, image, registry, repository string, pod *corev1.Pod) (map[string]Auth, error) {
+// provide returns what a plugin knows, asking it if that is not known any more, and
+// the service account for which it knows that.
+func (k *Keyring) provide(ctx context.Context, p *Provider, image, registry, repository string, pod *corev1.Pod) (map[string]Auth, *Origin, error) {
 	acc, skip, err := k.account(ctx, p, pod)
 	if err != nil || skip {
-		return nil, err
+		return nil, nil, err
 	}
 	prefix := p.Name + "\x00" + acc.key + "\x00"
 	keys := map[string]string{"Image": prefix + "i" + repository, "Registry": prefix + "r" + registry, "Global": prefix + "g"}
@@ -112,7 +114,7 @@ func (k *Keyring) provide(ctx context.Context, p *Provider, image, registry, rep
 	for _, key := range keys {
 		if c, ok := k.cache[key]; ok {
 			k.mu.Unlock()
-			return c.auth, nil
+			return c.auth, acc.origin, nil
 		}
 	}
 	k.mu.Unlock()
@@ -137,7 +139,7 @@ func (k *Keyring) provide(ctx context.Context, p *Provider, image, registry, rep
 		return r.Auth, nil
 	})
 	auth, _ := v.(map[string]Auth)
-	return auth, err
+	return auth, acc.origin, err
 }
 
 // account finds what the plugin wants to know of the pod; skip: it is not to be asked.
@@ -157,6 +159,7 @@ func (k *Keyring) account(ctx context.Context, p *Provider, pod *corev1.Pod) (ac
 	if err != nil {
 		return acc, false, fmt.Errorf("service account %s/%s: %w", pod.Namespace, name, err)
 	}
+	acc.origin = &Origin{UID: sa.UID, Namespace: sa.Namespace, Name: sa.Name}
 	acc.annotations = map[string]string{}
 	for _, key := range t.RequiredAnnotations {
 		v, ok := sa.Annotations[key]

@@ -21,6 +21,8 @@ import (
 // secret; .dockercfg holds only the inner map.
 type dockerConfig struct {
 	Auths map[string]dockerAuth `json:"auths"`
+
+	origin *Origin // the secret that holds it; nil: it is a file of the node
 }
 
 type dockerAuth struct {
@@ -57,22 +59,22 @@ func target(image string) (registry, repository string, ok bool) {
 
 // match is an entry that covers an image.
 type match struct {
-	key  string
-	auth *runtimeapi.AuthConfig
+	key        string
+	credential Credential
 }
 
 // ordered lists matches, the most specific first: longer keys, then those without
 // globs.
-func ordered(found []match) []*runtimeapi.AuthConfig {
+func ordered(found []match) []Credential {
 	slices.SortStableFunc(found, func(a, b match) int {
 		if d := len(b.key) - len(a.key); d != 0 {
 			return d
 		}
 		return strings.Count(a.key, "*") - strings.Count(b.key, "*")
 	})
-	var out []*runtimeapi.AuthConfig
+	var out []Credential
 	for _, f := range found {
-		out = append(out, f.auth)
+		out = append(out, f.credential)
 	}
 	return out
 }
@@ -80,7 +82,7 @@ func ordered(found []match) []*runtimeapi.AuthConfig {
 // FromSecrets returns those of the secrets' entries that cover the image, the most
 // specific first. The error names the secrets that cannot be read; what the others
 // know is returned with it.
-func FromSecrets(image string, secrets []*corev1.Secret) ([]*runtimeapi.AuthConfig, error) {
+func FromSecrets(image string, secrets []*corev1.Secret) ([]Credential, error) {
 	var list []dockerConfig
 	var errs []error
 	for _, s := range secrets {
@@ -96,6 +98,7 @@ func FromSecrets(image string, secrets []*corev1.Secret) ([]*runtimeapi.AuthConf
 			errs = append(errs, fmt.Errorf("pull secret %s: %w", s.Name, err))
 			continue
 		}
+		cfg.origin = &Origin{UID: s.UID, Namespace: s.Namespace, Name: s.Name}
 		list = append(list, cfg)
 	}
 	return fromDocker(image, list), errors.Join(errs...)
@@ -114,7 +117,7 @@ func (c *dockerConfig) read(b []byte, into any) error {
 	return nil
 }
 
-func fromDocker(image string, list []dockerConfig) []*runtimeapi.AuthConfig {
+func fromDocker(image string, list []dockerConfig) []Credential {
 	registry, repository, ok := target(image)
 	if !ok {
 		return nil
@@ -123,7 +126,7 @@ func fromDocker(image string, list []dockerConfig) []*runtimeapi.AuthConfig {
 	for _, cfg := range list {
 		for key, a := range cfg.Auths {
 			if matches(key, repository) {
-				found = append(found, match{key, a.config(registry)})
+				found = append(found, match{key, Credential{AuthConfig: a.config(registry), Secret: cfg.origin}})
 			}
 		}
 	}
@@ -131,7 +134,7 @@ func fromDocker(image string, list []dockerConfig) []*runtimeapi.AuthConfig {
 }
 
 // fromFiles reads docker's configuration in the first folder that has one.
-func fromFiles(image string, dirs []string) ([]*runtimeapi.AuthConfig, error) {
+func fromFiles(image string, dirs []string) ([]Credential, error) {
 	for _, dir := range dirs {
 		for _, name := range []string{"config.json", ".dockercfg"} {
 			var cfg dockerConfig

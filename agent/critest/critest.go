@@ -38,6 +38,8 @@ type Runtime struct {
 	// Fail, if set, is asked before every call with the method's name and a
 	// detail: the image of a pull, the container's name of create and start.
 	Fail func(method, detail string) error
+	// OnPull, if set, is asked before every pull, as its registry.
+	OnPull func(*runtimeapi.PullImageRequest) error
 	// OnExec, if set, answers ExecSync.
 	OnExec func(container string, cmd []string) (code int32, out string)
 	// OnStop, if set, is called before a container is stopped, with its name and

@@ -278,6 +278,11 @@ func (r *Runtime) PullImage(_ context.Context, req *runtimeapi.PullImageRequest)
 	if err := r.call("PullImage", req.Image.Image); err != nil {
 		return nil, err
 	}
+	if r.OnPull != nil {
+		if err := r.OnPull(req); err != nil {
+			return nil, err
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.images[req.Image.Image] == nil {

@@ -1,13 +1,17 @@
 // Package images makes sure that a container's image is on the node: it applies
 // the pull policy, finds credentials, joins pulls of the same image, and backs
-// off after failures.
+// off after failures. It remembers with whose credentials images were pulled, so that
+// no pod uses one that it could not pull itself.
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -54,10 +58,18 @@ type EventFunc func(eventType, reason, message string)
 
 // Manager ensures images. Make one with New.
 type Manager struct {
-	images runtimeapi.ImageServiceClient
-	keys   Keyring
-	clock  clock.PassiveClock
-	slots  *semaphore.Weighted
+	images  runtimeapi.ImageServiceClient
+	keys    Keyring
+	account Accounts
+	verify  Verification
+	clock   clock.PassiveClock
+	log     *slog.Logger
+	slots   *semaphore.Weighted
+	records *records
+	began   time.Time
+
+	settled  atomic.Bool // what earlier runs began is known to have ended
+	settling sync.Mutex
 
 	mu       sync.Mutex
 	pulls    map[string]*pull
@@ -84,13 +96,35 @@ type backoff struct {
 
 // Keyring finds the node's own credentials for an image, after those of the pod's
 // secrets. What is found beside an error counts.
-type Keyring func(ctx context.Context, image string, pod *corev1.Pod) ([]*runtimeapi.AuthConfig, error)
+type Keyring func(ctx context.Context, image string, pod *corev1.Pod) ([]credentials.Credential, error)
 
-// New returns a manager that pulls through c. keys nil means that the node has no
-// credentials.
-func New(c *cri.Client, keys Keyring, clk clock.PassiveClock) *Manager {
-	return &Manager{images: c.Images, keys: keys, clock: clk, slots: semaphore.NewWeighted(maxPulls),
-		pulls: map[string]*pull{}, backoffs: map[string]*backoff{}}
+// Accounts finds the service account with which a pod may have pulled an image; nil: none.
+type Accounts func(ctx context.Context, image string, pod *corev1.Pod) (*credentials.Origin, error)
+
+// Config is what a Manager needs. CRI, Root and Clock are required.
+type Config struct {
+	CRI *cri.Client
+	// Root holds the records of pulled images: pulling and pulled.
+	Root    string
+	Keys    Keyring  // nil: the node has no credentials
+	Account Accounts // nil: no credentials belong to service accounts
+	Verify  Verification
+	Clock   clock.PassiveClock
+	Log     *slog.Logger // nil: nothing is logged
+}
+
+// New returns a manager, which knows what those before it have recorded below Root. A
+// record that cannot be read is told in the log; the error is that of the folder.
+func New(cfg Config) (*Manager, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	r, err := openRecords(cfg.Root, cfg.Clock, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &Manager{images: cfg.CRI.Images, keys: cfg.Keys, account: cfg.Account, verify: cfg.Verify, clock: cfg.Clock, log: cfg.Log,
+		slots: semaphore.NewWeighted(maxPulls), records: r, began: cfg.Clock.Now(), pulls: map[string]*pull{}, backoffs: map[string]*backoff{}}, nil
 }
 
 // Image is an image that is on the node.
@@ -111,8 +145,8 @@ type Request struct {
 	Event   EventFunc
 }
 
-// Ensure returns the image, pulling it if the policy asks for that. The error is
-// an *Error unless ctx ended; a pull in flight goes on without its waiters.
+// Ensure returns the image, pulling it if the policy asks for that, or if nothing shows
+// that the pod may have it: then its registry decides. The error is an *Error unless ctx ended; a pull in flight goes on without its waiters.
 func (m *Manager) Ensure(ctx context.Context, r Request) (*Image, error) {
 	if err := checkName(r.Image); err != nil {
 		msg := fmt.Sprintf("Failed to apply default image tag %q: %v", r.Image, err)
@@ -126,14 +160,17 @@ func (m *Manager) Ensure(ctx context.Context, r Request) (*Image, error) {
 		r.Event(corev1.EventTypeWarning, "InspectFailed", msg)
 		return nil, &Error{Reason: ImageInspectError, Message: msg, Retry: m.clock.Now().Add(settle)}
 	}
-	if r.Policy == corev1.PullNever || present != nil && r.Policy != corev1.PullAlways {
-		if present == nil {
-			msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", r.Image)
-			r.Event(corev1.EventTypeWarning, ErrImageNeverPull, msg)
-			return nil, &Error{Reason: ErrImageNeverPull, Message: msg, Retry: m.clock.Now().Add(firstBackoff)}
-		}
+	if present != nil && r.Policy != corev1.PullAlways && m.permitted(ctx, r, present.Ref) {
 		r.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", r.Image))
 		return present, nil
+	}
+	if r.Policy == corev1.PullNever {
+		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", r.Image)
+		if present != nil {
+			msg = fmt.Sprintf("Container image %q is present with pull policy of Never but cannot be accessed by the pod: it was pulled with credentials that the pod does not have", r.Image)
+		}
+		r.Event(corev1.EventTypeWarning, ErrImageNeverPull, msg)
+		return nil, &Error{Reason: ErrImageNeverPull, Message: msg, Retry: m.clock.Now().Add(firstBackoff)}
 	}
 	if err := m.held(r); err != nil {
 		return nil, err
@@ -241,7 +278,7 @@ func (m *Manager) failed(r Request, cause, missing error) error {
 }
 
 // join starts a pull or finds the one under way.
-func (m *Manager) join(ctx context.Context, spec *runtimeapi.ImageSpec, r Request, auths []*runtimeapi.AuthConfig) *pull {
+func (m *Manager) join(ctx context.Context, spec *runtimeapi.ImageSpec, r Request, auths []credentials.Credential) *pull {
 	key := spec.Image
 	for _, a := range auths {
 		key += "\x00" + a.Username + "\x00" + a.Password + "\x00" + a.IdentityToken
@@ -265,32 +302,43 @@ func (m *Manager) join(ctx context.Context, spec *runtimeapi.ImageSpec, r Reques
 			return
 		}
 		defer m.slots.Release(1)
-		p.ref, p.err = m.pull(ctx, spec, auths, r.Sandbox)
+		if p.err = m.records.begin(spec.Image); p.err != nil {
+			return
+		}
+		var used *credentials.Credential
+		defer func() { m.records.end(spec.Image, p.ref, used) }()
+		p.ref, used, p.err = m.pull(ctx, spec, auths, r.Sandbox)
 		if p.err != nil {
 			return
 		}
-		if st, err := m.images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: spec}); err == nil {
-			p.size = st.Image.GetSize()
+		// Who finds the image here looks it up by its ID, which may not be what the pull
+		// answered; the name may be another image's by now.
+		for _, n := range []string{p.ref, spec.Image} {
+			st, err := m.images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: n}})
+			if err == nil && st.Image != nil {
+				p.ref, p.size = cmp.Or(st.Image.Id, p.ref), st.Image.Size
+				return
+			}
 		}
 	}()
 	return p
 }
 
-// pull tries each credential until one works.
-func (m *Manager) pull(ctx context.Context, spec *runtimeapi.ImageSpec, auths []*runtimeapi.AuthConfig, sandbox *runtimeapi.PodSandboxConfig) (string, error) {
+// pull tries each credential until one works, which it returns.
+func (m *Manager) pull(ctx context.Context, spec *runtimeapi.ImageSpec, auths []credentials.Credential, sandbox *runtimeapi.PodSandboxConfig) (string, *credentials.Credential, error) {
 	if len(auths) == 0 {
-		auths = []*runtimeapi.AuthConfig{nil}
+		auths = []credentials.Credential{{}} // anonymously
 	}
 	var errs []error
-	for _, a := range auths {
-		resp, err := m.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: a, SandboxConfig: sandbox})
+	for i := range auths {
+		resp, err := m.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: auths[i].AuthConfig, SandboxConfig: sandbox})
 		if err == nil {
-			return resp.ImageRef, nil
+			return resp.ImageRef, &auths[i], nil
 		}
 		errs = append(errs, err)
 	}
 	if len(errs) == 1 {
-		return "", errs[0]
+		return "", nil, errs[0]
 	}
-	return "", errors.Join(errs...)
+	return "", nil, errors.Join(errs...)
 }

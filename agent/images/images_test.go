@@ -69,7 +69,10 @@ func TestBrokenPullSecrets(t *testing.T) {
 		return nil
 	}
 	var events []string
-	m := New(rt.Client(t), nil, clocktesting.NewFakeClock(time.Unix(1000, 0)))
+	m, err := New(Config{CRI: rt.Client(t), Root: t.TempDir(), Clock: clocktesting.NewFakeClock(time.Unix(1000, 0))})
+	if err != nil {
+		t.Fatal(err)
+	}
 	_, err = m.Ensure(t.Context(), Request{Image: "example.com/x:1", Policy: corev1.PullAlways, Secrets: secrets[:1], PodUID: "u", Event: func(_, _, text string) { events = append(events, text) }})
 	if err == nil || !strings.Contains(err.Error(), named) || !strings.Contains(strings.Join(events, "\n"), named) {
 		t.Errorf("pull: %v, events %q", err, events)
@@ -92,7 +95,10 @@ func TestPullsAreJoinedAndBackOff(t *testing.T) {
 		return fail
 	}
 	clk := clocktesting.NewFakeClock(time.Unix(1000, 0))
-	m := New(rt.Client(t), nil, clk)
+	m, err := New(Config{CRI: rt.Client(t), Root: t.TempDir(), Clock: clk})
+	if err != nil {
+		t.Fatal(err)
+	}
 	req := Request{PodUID: "u", Image: "b:1", Policy: corev1.PullIfNotPresent, Event: func(string, string, string) {}}
 	results := make(chan error, 2)
 	for range 2 {

@@ -25,3 +25,12 @@ func withTag(image string) string {
 	}
 	return image + ":latest"
 }
+
+// repositoryOf is an image's name without its tag and digest.
+func repositoryOf(image string) string {
+	image, _, _ = strings.Cut(image, "@")
+	if i := strings.LastIndexByte(image, ':'); i > strings.LastIndexByte(image, '/') {
+		return image[:i]
+	}
+	return image
+}
