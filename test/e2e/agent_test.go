@@ -30,6 +30,7 @@ func TestNodeFeatures(t *testing.T) {
 		{"all containers begin anew", restartAll},
 		{"bearer tokens", bearerTokens},
 		{"credentials of a provider", func(t *testing.T, c *cluster) { credentials(t, c, locked) }},
+		{"images of others", func(t *testing.T, c *cluster) { ownImages(t, c, locked) }},
 		{"devices of claims", claims},
 		{"a flood of logs", logFlood},
 	} {
