@@ -141,8 +141,10 @@ type Config struct {
 	Exclusive Exclusive
 	Groups    Groups // nil: the runtime keeps the pods' control groups
 	// Listen serves the kubelet API; nil: it is not served.
-	Listen    net.Listener
-	TLS       *tls.Config // nil: plain HTTP, for tests
+	Listen net.Listener
+	TLS    *tls.Config // nil: plain HTTP, for tests
+	// Healthz answers the health checks to everybody who reaches it; nil: nothing does.
+	Healthz   net.Listener
 	Authorize func(r *http.Request) error
 	Clock     clock.WithDelayedExecution
 	Log       *slog.Logger
@@ -258,7 +260,7 @@ func New(cfg Config) (*Agent, error) {
 		a.server = server.New(server.Config{
 			Usage: a.usage, Metrics: count, Settings: a.settings(), CgroupRoot: cfg.CgroupRoot,
 			CRI: cfg.CRI, Pods: a.pods.snapshots, Find: a.pods.find, Changed: a.pods.changes, Node: a.node.Node, LogRoot: cfg.LogRoot, NodeName: cfg.NodeName,
-			Authorize: cfg.Authorize, Log: cfg.Log, Clock: cfg.Clock,
+			Authorize: cfg.Authorize, Alive: a.node.Alive, Log: cfg.Log, Clock: cfg.Clock,
 		})
 	}
 	return a, nil
@@ -338,6 +340,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.server != nil {
 		g.Go(func() error { return a.server.Serve(ctx, a.cfg.Listen, a.cfg.TLS) })
+		if a.cfg.Healthz != nil {
+			g.Go(func() error { return a.server.ServeHealth(ctx, a.cfg.Healthz) })
+		}
 	}
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("agent of node %s: %w", a.cfg.NodeName, err)

@@ -31,6 +31,7 @@ func (a *Agent) settings() map[string]any {
 	}
 	maps.Copy(out, a.cfg.Verify.Settings())
 	maps.Copy(out, a.cfg.Exclusive.settings())
+	out["healthzPort"] = port(a.cfg.Healthz)
 	byPriority := []map[string]any{}
 	for _, p := range a.cfg.ShutdownPeriods {
 		byPriority = append(byPriority, map[string]any{"priority": p.Priority, "shutdownGracePeriodSeconds": int64(p.Grace.Seconds())})

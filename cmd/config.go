@@ -113,6 +113,7 @@ type NodeConfig struct {
 	ShutdownConfig  `json:",inline"`
 	ImageGCConfig   `json:",inline"`
 	PulledConfig    `json:",inline"`
+	HealthzConfig   `json:",inline"`
 	// MaxRestartPeriod bounds the back-off of containers that end again and again,
 	// from 1s to 5m; empty: 5m.
 	MaxRestartPeriod string         `json:"maxContainerRestartPeriod,omitempty"`
@@ -261,6 +262,12 @@ func (c *Config) validate() error {
 		if _, _, err := net.SplitHostPort(v); err != nil {
 			bad(path, v, "must be host:port or :port")
 		}
+	}
+	if p := c.healthzPort(); p < 0 || p > 65535 {
+		errs = append(errs, field.Invalid(field.NewPath("node.healthzPort"), p, "must be a port, or 0 for none"))
+	}
+	if a := c.Node.HealthzAddress; a != "" && net.ParseIP(a) == nil {
+		bad("node.healthzBindAddress", a, "must be an IP address")
 	}
 	if msgs := utilvalidation.IsDNS1123Subdomain(c.Node.Name); len(msgs) > 0 {
 		bad("node.name", c.Node.Name, msgs[0])

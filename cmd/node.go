@@ -217,7 +217,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		NodeIPs: []netip.Addr{netip.MustParseAddr(n.cfg.Node.IP)}, PodCIDR: netip.MustParsePrefix(n.cfg.Network.NodePodCIDR).Masked(),
 		ClusterDNS: []netip.Addr{n.cfg.clusterDNS()}, ClusterDomain: n.cfg.Network.Domain,
 		CgroupRoot: "/" + n.cfg.group() + "/kubepods", MaxPods: n.cfg.Node.MaxPods, NodeLabels: n.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
-		Listen:    n.api,
+		Listen: n.api, Healthz: n.cfg.listenHealthz(n.log),
 		TLS:       &tls.Config{Certificates: []tls.Certificate{acc.serving}, ClientCAs: acc.clients, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
 		Authorize: acc.authorize, Clock: clock.RealClock{}, Log: n.log,
 	})

@@ -35,6 +35,7 @@ const (
 	leaseSeconds   = 40
 	statusInterval = 5 * time.Minute
 	checkInterval  = 10 * time.Second
+	stuckAfter     = 3 * time.Minute
 	firstRetry     = 50 * time.Millisecond
 	maxRetry       = 7 * time.Second
 )
@@ -73,6 +74,7 @@ type Reporter struct {
 	mu    sync.Mutex
 	node  *corev1.Node // last known state, nil before registration
 	wrote time.Time    // last status write
+	began time.Time    // when the machine was last looked at
 
 	changed    chan struct{} // what concerns the report has changed
 	registered chan struct{} // closed once node is known
@@ -101,6 +103,17 @@ func (r *Reporter) Node() *corev1.Node {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.node
+}
+
+// Alive returns an error once the node has not been looked at for long, as when its
+// runtime does not answer.
+func (r *Reporter) Alive() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if age := r.cfg.Clock.Since(r.began); !r.began.IsZero() && age > stuckAfter {
+		return fmt.Errorf("the node was last looked at %s ago", age.Round(time.Second))
+	}
+	return nil
 }
 
 // Run registers the node, then reports until ctx ends.
@@ -202,6 +215,9 @@ func (r *Reporter) key() client.Key { return client.Key{Resource: client.Nodes, 
 
 // report brings the Node object up to date.
 func (r *Reporter) report(ctx context.Context) error {
+	r.mu.Lock()
+	r.began = r.cfg.Clock.Now()
+	r.mu.Unlock()
 	want := r.observe(ctx)
 	if r.Node() == nil {
 		if err := r.register(ctx, want); err != nil {

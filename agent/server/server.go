@@ -41,7 +41,9 @@ type Config struct {
 	Metrics *metrics.Metrics
 	// Settings are answered at /configz: a kubelet.config.k8s.io/v1beta1
 	// KubeletConfiguration with what is in force.
-	Settings   map[string]any
+	Settings map[string]any
+	// Alive tells of an agent that is stuck; nil: it never is.
+	Alive      func() error
 	CgroupRoot string
 	// SystemLogs is the folder that /logs/ shows; empty: /var/log.
 	SystemLogs string
@@ -56,16 +58,14 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	mux     *http.ServeMux
+	health  *checks
 	watcher logs.Watcher
 }
 
 // New returns a server.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, mux: http.NewServeMux()}
-	ok := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }
-	for _, p := range []string{"/healthz", "/healthz/ping", "/healthz/log", "/healthz/syncloop"} {
-		s.mux.HandleFunc("GET "+p, ok)
-	}
+	s := &Server{cfg: cfg, mux: http.NewServeMux(), health: newChecks(cfg.Alive)}
+	s.health.install(s.mux)
 	s.mux.HandleFunc("GET /pods", s.pods)
 	s.mux.HandleFunc("GET /pods/", s.pods)
 	s.mux.HandleFunc("GET /runningpods/", s.runningPods)
@@ -82,6 +82,7 @@ func New(cfg Config) *Server {
 	s.mux.HandleFunc("GET /metrics", s.ownMetrics)
 	s.mux.HandleFunc("GET /metrics/resource", s.resourceMetrics)
 	s.mux.HandleFunc("GET /metrics/cadvisor", s.cadvisorMetrics)
+	s.mux.HandleFunc("GET /metrics/slis", s.health.metrics)
 	s.mux.HandleFunc("GET /metrics/probes", func(w http.ResponseWriter, r *http.Request) { cfg.Metrics.Probes().ServeHTTP(w, r) })
 	s.mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(cmp.Or(cfg.SystemLogs, "/var/log")))))
 	// Profiles of the whole process, as the kubelet serves them.
@@ -141,16 +142,20 @@ func streams(pattern string) bool {
 
 // Serve answers requests on l until ctx ends; t nil means without TLS.
 func (s *Server) Serve(ctx context.Context, l net.Listener, t *tls.Config) error {
-	hs := &http.Server{
-		Handler: s, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
-		// Streams upgrade their connection, which HTTP/2 has no means for.
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
-	}
 	if t != nil {
 		t = t.Clone()
 		t.NextProtos = []string{"http/1.1"}
 		l = tls.NewListener(l, t)
+	}
+	return s.serve(ctx, l, s)
+}
+
+func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	hs := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		// Streams upgrade their connection, which HTTP/2 has no means for.
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
 	stop := context.AfterFunc(ctx, func() { hs.Close() })
 	defer stop()

@@ -52,6 +52,8 @@ type fixture struct {
 	*httptest.Server
 	dir    string
 	denied bool
+	stuck  error
+	server *Server
 }
 
 func serve(t *testing.T) *fixture {
@@ -101,13 +103,14 @@ func serve(t *testing.T) *fixture {
 		Node:    func() *corev1.Node { return &corev1.Node{} },
 		Find:    func(ns, name, uid string) (*corev1.Pod, *view.Pod, bool) { return pod, v, ns == "n" && name == "p" },
 		Changed: func(string) <-chan struct{} { return nil }, LogRoot: f.dir, NodeName: "node", Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
+		Alive: func() error { return f.stuck },
 		Authorize: func(*http.Request) error {
 			if f.denied {
 				return errors.New("no")
 			}
 			return nil
 		}})
-	f.Server = httptest.NewServer(s)
+	f.Server, f.server = httptest.NewServer(s), s
 	t.Cleanup(f.Close)
 	return f
 }
