@@ -28,6 +28,9 @@ func (p *pods) admit(n *node.Reporter) func(*corev1.Pod) *status.Terminal {
 		p.admission.Lock()
 		defer p.admission.Unlock()
 		t := p.refuses(pod)
+		if err := podspec.ForbiddenSysctl(pod, p.sysctls); t == nil && err != nil {
+			t = &status.Terminal{Phase: corev1.PodFailed, Reason: "SysctlForbidden", Message: "Pod was rejected: " + err.Error()}
+		}
 		if t == nil {
 			others := p.others(pod)
 			have := p.without(n.Node())

@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,6 +63,12 @@ type Drainer interface {
 	Drain(ctx context.Context, pod *corev1.Pod) error
 }
 
+// Classes are the control groups that pods of one quality of service share.
+type Classes interface {
+	// Burstable has the burstable pods weigh what they request of CPUs, in thousandths.
+	Burstable(milli int64) error
+}
+
 // Groups keeps the control groups of pods for a runtime that leaves them to the
 // agent, as others than knarr's do.
 type Groups interface {
@@ -83,9 +90,19 @@ type Config struct {
 	Root string
 	// LogRoot holds container logs: <ns>_<name>_<uid>/<container>/<restart>.log.
 	LogRoot string
+	// LogLinks holds links to these logs, <pod>_<ns>_<container>-<ID>.log; empty: there are
+	// none.
+	LogLinks string
 	// StaticPodPath is a folder, or file, of manifests of pods that run whatever the
 	// API says; empty: there are none.
 	StaticPodPath string
+	// UnsafeSysctls are patterns of the sysctls that pods may set besides the safe ones;
+	// see podspec.CheckSysctlPatterns.
+	UnsafeSysctls []string
+	// PodPids is how many tasks a pod may have; 0 or -1: no limit of its own.
+	PodPids int64
+	// Taints are those with which the node is made.
+	Taints []corev1.Taint
 	// CgroupRoot is the parent of all pods' cgroups; default /kubepods.
 	CgroupRoot string
 	NodeIPs    []netip.Addr
@@ -140,6 +157,8 @@ type Config struct {
 	// Exclusive says which containers have CPUs and memory of their own.
 	Exclusive Exclusive
 	Groups    Groups // nil: the runtime keeps the pods' control groups
+	// Classes are the groups that pods share; nil: nobody weighs them.
+	Classes Classes
 	// Listen serves the kubelet API; nil: it is not served.
 	Listen net.Listener
 	TLS    *tls.Config // nil: plain HTTP, for tests
@@ -204,7 +223,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a.node = node.New(node.Config{
-		Name: cfg.NodeName, Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, IPs: ips, PodCIDR: cfg.PodCIDR, Labels: cfg.NodeLabels,
+		Name: cfg.NodeName, Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, IPs: ips, PodCIDR: cfg.PodCIDR, Labels: cfg.NodeLabels, Taints: cfg.Taints,
 		Capacity: capacity, MaxPods: cfg.MaxPods, Info: info, Version: cfg.Version, Port: port(cfg.Listen), Pressure: a.pressure.has, Ending: a.ending.going.Load, Extended: a.extended(), Reserved: a.reserved(),
 		Clock: cfg.Clock, Log: cfg.Log,
 	})
@@ -219,7 +238,7 @@ func New(cfg Config) (*Agent, error) {
 		Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, Images: pulled,
 		Volumes: volumes.New(volumes.Config{Root: cfg.Root, NodeName: cfg.NodeName, Client: cfg.Client, Objects: a.objects,
 			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Images: a.ensureImage, Log: cfg.Log}),
-		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, CgroupRoot: cfg.CgroupRoot, NodeIPs: ips,
+		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, LogLinks: cfg.LogLinks, CgroupRoot: cfg.CgroupRoot, PodPids: cfg.PodPids, NodeIPs: ips,
 		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Memory: capacity.Memory().Value(),
 		Allocatable: a.node.Allocatable, Metrics: count, MaxRestart: cfg.MaxRestart, Removing: semaphore.NewWeighted(removals), Clock: cfg.Clock, Log: cfg.Log,
 	}
@@ -233,6 +252,11 @@ func New(cfg Config) (*Agent, error) {
 		}
 	}
 	slices.Sort(a.deps.HugePages)
+	if cfg.LogLinks != "" {
+		if err := errors.Join(os.MkdirAll(cfg.LogLinks, 0o755), pod.SweepLinks(cfg.LogLinks, cfg.LogRoot)); err != nil {
+			return nil, fmt.Errorf("agent: links to logs: %w", err)
+		}
+	}
 	if err := a.deps.Volumes.Open(); err != nil {
 		return nil, fmt.Errorf("agent: volumes in memory: %w", err)
 	}
@@ -247,6 +271,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.keys = credentials.New(cfg.Credentials, cfg.CredentialBin, cfg.DockerDirs, accounts{cfg.Client, a.deps.Volumes}, cfg.Clock)
 	a.pods = newPods(a.deps, cfg.NodeName)
+	a.pods.sysctls, a.pods.classes = cfg.UnsafeSysctls, cfg.Classes
 	a.openResources()
 	if a.claims != nil {
 		a.deps.Claims, a.pods.dropClaims = a.claims, a.dropClaims

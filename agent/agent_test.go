@@ -484,6 +484,13 @@ func TestDeadlineAndAdmission(t *testing.T) {
 	if want := "Pod was rejected: Node didn't have enough resource: cpu, requested: 2000, used: 0, capacity: 1000"; p.Status.Reason != "OutOfcpu" || p.Status.Message != want {
 		t.Fatalf("status %+v", p.Status)
 	}
+	w.pod("unsafe", func(p *corev1.Pod) {
+		p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "kernel.msgmax", Value: "1"}}}
+	})
+	p = w.wait("unsafe", "failed", func(p *corev1.Pod) bool { return p != nil && p.Status.Phase == corev1.PodFailed })
+	if want := `Pod was rejected: forbidden sysctl: "kernel.msgmax" not allowlisted`; p.Status.Reason != "SysctlForbidden" || p.Status.Message != want {
+		t.Fatalf("status %+v", p.Status)
+	}
 	w.pod("elsewhere", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} })
 	w.wait("elsewhere", "failed", func(p *corev1.Pod) bool { return p != nil && p.Status.Reason == "NodeAffinity" })
 }

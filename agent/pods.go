@@ -46,6 +46,9 @@ type pods struct {
 	refuses func(*corev1.Pod) *status.Terminal
 
 	resources *resources.Manager // nil: nothing is set aside for pods
+	sysctls   []string           // patterns of unsafe ones that pods may have
+	classes   Classes            // nil: nobody weighs them
+	weigh     chan struct{}      // signalled when burstable pods have come or gone
 	began     chan struct{}      // a container has begun
 	// dropClaims undoes the claims of pods that are not among those; nil: there are none.
 	dropClaims func(ctx context.Context, keep map[string]bool)
@@ -60,7 +63,7 @@ type pods struct {
 }
 
 func newPods(d *pod.Deps, node string) *pods {
-	return &pods{deps: d, node: node, cache: d.Client.Cache(client.Pods, "spec.nodeName="+node), actors: map[string]*pod.Actor{}, began: make(chan struct{}, 1), admitted: map[string]bool{}}
+	return &pods{deps: d, node: node, cache: d.Client.Cache(client.Pods, "spec.nodeName="+node), actors: map[string]*pod.Actor{}, began: make(chan struct{}, 1), weigh: make(chan struct{}, 1), admitted: map[string]bool{}}
 }
 
 // run adopts what the runtime has, then follows API and runtime until ctx ends.
@@ -79,6 +82,7 @@ func (p *pods) run(ctx context.Context, o *objects) error {
 	defer o.follow(p.objectChanged)()
 	defer p.cache.Subscribe(p.changed)()
 	p.orphans(ctx)
+	p.wg.Go(func() { p.weighing(ctx) })
 	return p.follow(ctx)
 }
 
@@ -145,6 +149,7 @@ func (p *pods) changed(ev client.Event) {
 	p.mu.Unlock()
 	if a != nil {
 		a.Update(obj)
+		p.weighs(a)
 	}
 }
 
@@ -152,6 +157,7 @@ func (p *pods) changed(ev client.Event) {
 func (p *pods) start(uid string, a *pod.Actor) {
 	p.actors[uid] = a
 	p.wg.Go(func() {
+		p.weighs(a)
 		a.Run(p.ctx)
 		if p.ctx.Err() == nil {
 			gone, _ := a.Snapshot()
@@ -165,6 +171,7 @@ func (p *pods) start(uid string, a *pod.Actor) {
 		p.admission.Lock()
 		delete(p.admitted, uid)
 		p.admission.Unlock()
+		p.weighs(a)
 	})
 }
 

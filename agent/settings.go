@@ -20,6 +20,7 @@ func (a *Agent) settings() map[string]any {
 	out := map[string]any{
 		"port": port(a.cfg.Listen), "authentication": map[string]any{"anonymous": map[string]any{"enabled": false}, "webhook": map[string]any{"enabled": true}},
 		"authorization": map[string]any{"mode": "Webhook"}, "clusterDomain": a.cfg.ClusterDomain, "clusterDNS": dns, "maxPods": a.cfg.MaxPods,
+		"allowedUnsafeSysctls": a.cfg.UnsafeSysctls, "podPidsLimit": cmp.Or(a.cfg.PodPids, -1), "registerWithTaints": a.cfg.Taints,
 		"staticPodPath": a.cfg.StaticPodPath, "cgroupRoot": a.cfg.CgroupRoot, "cgroupsPerQOS": true, "enforceNodeAllocatable": []string{},
 		"nodeStatusUpdateFrequency": "10s", "nodeStatusReportFrequency": "5m0s", "nodeLeaseDurationSeconds": 40,
 		"containerLogMaxSize": "10Mi", "containerLogMaxFiles": maxLogFiles, "serializeImagePulls": false,

@@ -54,7 +54,7 @@ type cluster struct {
 // Names of the places in an instance's directories.
 func (c *Config) criSocket() string     { return filepath.Join(c.RunDir, "cri.sock") }
 func (c *Config) containerRoot() string { return filepath.Join(c.DataDir, "containers") }
-func (c *Config) logRoot() string       { return filepath.Join(c.DataDir, "logs") }
+func (c *Config) agentRoot() string     { return filepath.Join(c.DataDir, "agent") }
 func (c *Config) pidFile() string       { return filepath.Join(c.RunDir, "knarr.pid") }
 func (c *Config) startedFile() string   { return filepath.Join(c.RunDir, "config.yaml") }
 
@@ -75,7 +75,7 @@ func (c *Config) containerConfig(nw container.Network, log *slog.Logger) contain
 			Auth: authn.AuthConfig{Username: r.Username, Password: r.Password}}
 	}
 	return container.Config{
-		Root: c.containerRoot(), Run: filepath.Join(c.RunDir, "containers"), CgroupParent: c.group(),
+		Root: c.containerRoot(), Run: filepath.Join(c.RunDir, "containers"), CgroupParent: c.group(), PodGroups: c.podGroup(),
 		Network: nw, StreamAddr: "127.0.0.1:0", Registries: regs, Handlers: c.Runtimes, Log: log,
 	}
 }

@@ -114,6 +114,7 @@ type NodeConfig struct {
 	ImageGCConfig   `json:",inline"`
 	PulledConfig    `json:",inline"`
 	HealthzConfig   `json:",inline"`
+	AdmissionConfig `json:",inline"`
 	// MaxRestartPeriod bounds the back-off of containers that end again and again,
 	// from 1s to 5m; empty: 5m.
 	MaxRestartPeriod string         `json:"maxContainerRestartPeriod,omitempty"`
@@ -121,6 +122,10 @@ type NodeConfig struct {
 	// KubeletDir is where plugins and monitors look for the node's agent; empty: the
 	// kubelet's /var/lib/kubelet for the instance knarr, kubelet in dataDir for others.
 	KubeletDir string `json:"kubeletDir,omitempty"`
+	// PodLogsDir is the folder of the pods' logs; empty: /var/log/pods for the instance
+	// knarr, which also has a link to each log in /var/log/containers, logs in dataDir for
+	// others.
+	PodLogsDir string `json:"podLogsDir,omitempty"`
 	// MemorySwap says what containers have of the machine's swap.
 	MemorySwap struct {
 		// Behavior is NoSwap (or empty), or LimitedSwap: burstable ones have a share.
@@ -250,7 +255,7 @@ func (c *Config) validate() error {
 	if len(c.Name) == 0 || len(c.Name) > 7 || len(utilvalidation.IsDNS1123Label(c.Name)) > 0 || strings.Contains(c.Name, "-") {
 		bad("name", c.Name, "must be 1 to 7 lower-case letters and digits")
 	}
-	for path, v := range map[string]string{"dataDir": c.DataDir, "runDir": c.RunDir, "node.kubeletDir": c.kubeletDir()} {
+	for path, v := range map[string]string{"dataDir": c.DataDir, "runDir": c.RunDir, "node.kubeletDir": c.kubeletDir(), "node.podLogsDir": c.logRoot()} {
 		if !filepath.IsAbs(v) {
 			bad(path, v, "must be an absolute path")
 		}

@@ -76,6 +76,9 @@ func down(ctx context.Context, cfg *Config, keepData bool, out io.Writer) error 
 		fmt.Fprintf(out, "%s is down; its data is kept in %s\n", cfg.Name, cfg.DataDir)
 		return nil
 	}
+	if err := cfg.removeLogs(); err != nil {
+		return fmt.Errorf("remove the pods' logs: %w", err)
+	}
 	if err := os.RemoveAll(cfg.DataDir); err != nil {
 		return fmt.Errorf("remove %s: %w", cfg.DataDir, err)
 	}
@@ -166,7 +169,7 @@ func destroyNode(ctx context.Context, cfg *Config, l *slog.Logger) error {
 		if err != nil {
 			return fmt.Errorf("container runtime: %w", err)
 		}
-		if err := r.Destroy(ctx); err != nil {
+		if err := errors.Join(r.Destroy(ctx), (&podGroups{}).Remove(ctx, cfg.group())); err != nil {
 			return fmt.Errorf("container runtime: %w", err)
 		}
 	}

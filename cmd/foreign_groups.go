@@ -36,7 +36,7 @@ func (g *podGroups) Apply(path string, r *runtimeapi.LinuxContainerResources) er
 	if err := group.Create(); err != nil {
 		return fmt.Errorf("control group %s: %w", path, err)
 	}
-	l := cgroup.Limits{CPUShares: uint64(max(r.GetCpuShares(), 0)), CPUQuota: r.GetCpuQuota(), CPUPeriod: uint64(max(r.GetCpuPeriod(), 0)), Memory: r.GetMemoryLimitInBytes()}
+	l := cgroup.Limits{CPUShares: uint64(max(r.GetCpuShares(), 0)), CPUQuota: r.GetCpuQuota(), CPUPeriod: uint64(max(r.GetCpuPeriod(), 0)), Memory: r.GetMemoryLimitInBytes(), Unified: r.GetUnified()}
 	if l.CPUQuota == 0 {
 		l.CPUQuota = -1
 	}

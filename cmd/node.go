@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -172,6 +171,13 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 			return err
 		}
 	}
+	if err := n.cfg.Node.AdmissionConfig.validate(); err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	shared, err := newClasses(n.cfg.podGroup())
+	if err != nil {
+		return err
+	}
 	short, err := n.cfg.Node.EvictionConfig.config()
 	if err != nil {
 		return err
@@ -213,10 +219,11 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		Groups: groups, ImageRoot: n.cfg.containerRoot(), StaticPodPath: n.cfg.Node.StaticPodPath, Commit: apiVersion().GitCommit,
 		NodeName: n.cfg.Node.Name, Client: acc.client, EachObject: acc.remote, CRI: conn,
 		Recorder: recorder(ctx, g, acc.client, "kubelet", n.cfg.Node.Name, n.log),
-		Root:     filepath.Join(n.cfg.DataDir, "agent"), LogRoot: n.cfg.logRoot(),
+		Root:     n.cfg.agentRoot(), LogRoot: n.cfg.logRoot(), LogLinks: n.cfg.logLinks(),
 		NodeIPs: []netip.Addr{netip.MustParseAddr(n.cfg.Node.IP)}, PodCIDR: netip.MustParsePrefix(n.cfg.Network.NodePodCIDR).Masked(),
 		ClusterDNS: []netip.Addr{n.cfg.clusterDNS()}, ClusterDomain: n.cfg.Network.Domain,
-		CgroupRoot: "/" + n.cfg.group() + "/kubepods", MaxPods: n.cfg.Node.MaxPods, NodeLabels: n.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
+		UnsafeSysctls: n.cfg.Node.UnsafeSysctls, PodPids: n.cfg.Node.PodPids, Taints: n.cfg.Node.Taints,
+		CgroupRoot: n.cfg.podGroup(), Classes: shared, MaxPods: n.cfg.Node.MaxPods, NodeLabels: n.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
 		Listen: n.api, Healthz: n.cfg.listenHealthz(n.log),
 		TLS:       &tls.Config{Certificates: []tls.Certificate{acc.serving}, ClientCAs: acc.clients, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
 		Authorize: acc.authorize, Clock: clock.RealClock{}, Log: n.log,

@@ -112,7 +112,7 @@ func (c *Config) further(i int, pods netip.Prefix) *furtherNode {
 	n := *c
 	n.Nodes, n.API.Kubeconfig, n.Node.Labels = 1, "", nil
 	n.Node.Name, n.Node.StaticPodPath = c.nodeName(i), "" // the first node runs those
-	n.Node.KubeletDir = ""                                // below its own data
+	n.Node.KubeletDir, n.Node.PodLogsDir = "", ""         // below its own data
 	n.Node.UserNamespaces.Share, n.Node.UserNamespaces.Shares = i-1, c.Nodes
 	n.Node.IP = pods.Addr().Next().String()
 	n.Network.NodePodCIDR = pods.String()

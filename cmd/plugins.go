@@ -14,7 +14,7 @@ func (c *Config) kubeletDir() string {
 	switch {
 	case c.Node.KubeletDir != "":
 		return c.Node.KubeletDir
-	case c.Name == "knarr" && c.Group == "": // a further node has a group
+	case c.isTheNode():
 		return defaultKubeletDir
 	}
 	return filepath.Join(c.DataDir, "kubelet")

@@ -24,6 +24,9 @@ type Config struct {
 	// CgroupParent is the group beneath which the runtime makes its own.
 	// Relative cgroup parents of sandboxes are placed there, too.
 	CgroupParent string
+	// PodGroups is a group beneath which the node's agent keeps groups: what is above a pod
+	// there stays when the pod goes. Empty: there is none.
+	PodGroups string
 	// Network connects pods; nil leaves them with loopback only.
 	Network Network
 	// Ports takes the pods' host ports; nil: whoever calls the CRI sees to them.

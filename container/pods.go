@@ -343,7 +343,11 @@ func (s *Server) clearPod(p *pod) error {
 		return err
 	}
 	s.at("pod: files removed")
-	s.layout.Group(p.Cgroup).Prune(s.ownRoot())
+	stop := s.ownRoot()
+	if s.cfg.PodGroups != "" && strings.HasPrefix(p.Cgroup, s.cfg.PodGroups+"/") {
+		stop = filepath.Dir(p.Cgroup)
+	}
+	s.layout.Group(p.Cgroup).Prune(stop)
 	s.at("pod: group removed")
 	if err := remove(s.podRecord(p.ID)); err != nil {
 		return err

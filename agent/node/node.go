@@ -49,6 +49,7 @@ type Config struct {
 	IPs      []string
 	PodCIDR  netip.Prefix // of the node's pods; invalid: the spec is left to others
 	Labels   map[string]string
+	Taints   []corev1.Taint // of a node that is made
 	Capacity corev1.ResourceList
 	// Reserved is kept back from pods; of memory at least what eviction needs is.
 	Reserved corev1.ResourceList
@@ -270,6 +271,7 @@ func (r *Reporter) register(ctx context.Context, status corev1.NodeStatus) error
 	}
 	maps.Copy(labels, r.cfg.Labels)
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.cfg.Name, Labels: labels}, Status: r.merge(&corev1.Node{}, status)}
+	n.Spec.Taints = r.cfg.Taints
 	if r.cfg.PodCIDR.IsValid() {
 		n.Spec.PodCIDR, n.Spec.PodCIDRs = r.cfg.PodCIDR.String(), []string{r.cfg.PodCIDR.String()}
 	}

@@ -64,7 +64,9 @@ type Deps struct {
 	Objects       volumes.Objects
 	Services      func(namespace string) []*corev1.Service
 	LogRoot       string
+	LogLinks      string // folder of links to all logs; empty: none
 	CgroupRoot    string
+	PodPids       int64 // how many tasks a pod may have; 0 or -1: no limit of its own
 	NodeIPs       []string
 	ClusterDNS    []netip.Addr
 	ClusterDomain string

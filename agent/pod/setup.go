@@ -228,7 +228,7 @@ func (d *Deps) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSa
 		return nil, err
 	}
 	cfg := podspec.Sandbox(pod, podspec.SandboxOptions{
-		Attempt: attempt, LogDir: dir, CgroupRoot: d.CgroupRoot, ClusterDomain: d.ClusterDomain, Users: users,
+		Attempt: attempt, LogDir: dir, CgroupRoot: d.CgroupRoot, Tasks: d.PodPids, ClusterDomain: d.ClusterDomain, Users: users,
 		DNS: podspec.DNS(pod, podspec.ParseResolvConf(host), d.ClusterDNS, d.ClusterDomain),
 	})
 	alone := d.alone(pod)

@@ -206,6 +206,7 @@ func (a *Actor) prune(name string) {
 				continue
 			}
 			gone = append(gone, c.Id)
+			a.d.unlinkLog(c)
 			removeLogs(filepath.Join(dir, podspec.LogPath(name, c.Restarts())))
 		}
 		return func() {
@@ -269,6 +270,7 @@ func (s *starting) run(ctx context.Context) (*runtimeapi.ContainerStatus, error)
 	if err != nil {
 		return nil, err
 	}
+	s.d.linkLog(s.pod, st)
 	s.mark("started")
 	s.event(corev1.EventTypeNormal, "Started", "Container started")
 	return st, nil

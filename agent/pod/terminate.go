@@ -163,6 +163,7 @@ func (d *Deps) Remove(ctx context.Context, v *view.Pod, uid string, logs ...stri
 			if _, err := d.CRI.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: c.Id}); err != nil && grpcstatus.Code(err) != codes.NotFound {
 				errs = append(errs, fmt.Errorf("remove container %s: %w", c.Id, err))
 			}
+			d.unlinkLog(c)
 		}
 	}
 	for _, b := range v.Sandboxes {

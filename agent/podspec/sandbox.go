@@ -1,6 +1,8 @@
 package podspec
 
 import (
+	"strconv"
+
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -10,6 +12,7 @@ type SandboxOptions struct {
 	Attempt       uint32
 	LogDir        string
 	CgroupRoot    string
+	Tasks         int64 // how many the pod may have; 0 or -1: no limit of its own
 	ClusterDomain string
 	DNS           *runtimeapi.DNSConfig
 	Users         *runtimeapi.UserNamespace // nil: the host's
@@ -30,6 +33,9 @@ func Sandbox(pod *corev1.Pod, o SandboxOptions) *runtimeapi.PodSandboxConfig {
 			Resources:       PodResources(pod),
 			Overhead:        Overhead(pod),
 		},
+	}
+	if o.Tasks > 0 {
+		c.Linux.Resources.Unified = map[string]string{"pids.max": strconv.FormatInt(o.Tasks, 10)}
 	}
 	c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = o.Users
 	if !pod.Spec.HostNetwork {

@@ -35,6 +35,13 @@ func TestV2Files(t *testing.T) {
 	}
 }
 
+func TestV1TakesWhatIsTheSame(t *testing.T) {
+	l := Limits{Unified: map[string]string{"memory.high": "90", "pids.max": "7"}}
+	if got := fmt.Sprint(l.v1()); got != "map[pids:[{pids.max 7}]]" {
+		t.Error(got)
+	}
+}
+
 func TestWeight(t *testing.T) {
 	for shares, weight := range map[uint64]uint64{2: 1, 1024: 100, 262144: 10000, 1: 1} {
 		if got := Weight(shares); got != weight {

@@ -59,6 +59,9 @@ func (g Group) Apply(l Limits) error {
 	return g.applyV2(l)
 }
 
+// samePIDs is the one file that is the same in both versions.
+const samePIDs = "pids.max"
+
 // v1 lists the files by controller, in the order in which they must be written.
 func (l Limits) v1() map[string][]file {
 	set := map[string][]file{}
@@ -91,6 +94,9 @@ func (l Limits) v1() map[string][]file {
 	}
 	if l.PIDs != 0 {
 		set["pids"] = append(set["pids"], file{"pids.max", orMax(l.PIDs)})
+	}
+	if most, ok := l.Unified[samePIDs]; ok {
+		set["pids"] = append(set["pids"], file{samePIDs, most})
 	}
 	return set
 }
@@ -162,7 +168,7 @@ func (g Group) applyV2(l Limits) error {
 		controller, _, _ := strings.Cut(f.name, ".")
 		_, asked := l.Unified[f.name]
 		if g.v1(controller) != "" {
-			if asked {
+			if asked && f.name != samePIDs {
 				return fmt.Errorf("setting %s: the controller %s is managed by cgroup v1 on this host", f.name, controller)
 			}
 			continue

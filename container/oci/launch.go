@@ -143,9 +143,6 @@ func (l *Launcher) Start(ctx context.Context, spec *Spec, stdio Stdio, cg Cgroup
 			return err
 		}
 		defer unix.Close(root)
-		if err := writeSysctls(spec.Sysctls); err != nil {
-			return err
-		}
 		var console *os.File
 		if spec.TTY {
 			master, slave, err := terminal(root, spec.Users.Host(spec.UID))

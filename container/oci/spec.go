@@ -26,7 +26,6 @@ type Spec struct {
 
 	Namespaces Namespaces
 	Users      *Users // nil: the host's
-	Sysctls    map[string]string
 	Process
 	OOMScoreAdj int
 	TTY         bool

@@ -78,7 +78,7 @@ func Create(ctx context.Context, o Options) (pod Pod, err error) {
 			err = errors.Join(err, Remove(o.Dir))
 		}
 	}()
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), o.checkSysctls()); err != nil {
 		return pod, err
 	}
 	var flags int

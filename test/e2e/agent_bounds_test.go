@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -221,4 +222,61 @@ spec:
 		t.Errorf("the log grew to %d MiB", top>>20)
 	}
 	c.must("delete", "pod", "flood")
+}
+
+// podBounds: what a pod may be and have is bounded: its processes, its kernel parameters.
+func podBounds(t *testing.T, c *cluster) {
+	bomb := func(name string) string {
+		return `
+apiVersion: v1
+kind: Pod
+metadata: {name: ` + name + `}
+spec:
+  securityContext: {sysctls: [{name: net.core.somaxconn, value: "77"}, {name: kernel.shm_rmid_forced, value: "1"}]}
+  containers:
+  - name: c
+    image: REGISTRY/tools:1
+    command: [sh, -c, "b() { b | b & }; sleep 1000 & b; wait"]
+`
+	}
+	c.apply(bomb("bomb"))
+	c.awaitPod("bomb", "ready", ready)
+	group := func(path string) string {
+		for _, root := range []string{"/sys/fs/cgroup/pids", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+			if b, err := os.ReadFile(filepath.Join(root, c.name, "kubepods", path)); err == nil {
+				return strings.TrimSpace(string(b))
+			}
+		}
+		return ""
+	}
+	pod := c.awaitPod("bomb", "ready", ready)
+	if got := group("besteffort/pod" + string(pod.UID) + "/pids.max"); got != "200" {
+		t.Errorf("the pod may have %q tasks, want 200", got)
+	}
+	if most, err := strconv.Atoi(group("pids.max")); err != nil || most < 200 {
+		t.Errorf("all pods may have %d tasks, %v", most, err)
+	}
+	c.apply(strings.Replace(bomb("calm"), "b() { b | b & }; sleep 1000 & b; wait", "sleep 1000", 1) + "    resources: {requests: {cpu: 100m}}\n")
+	c.awaitPod("calm", "ready", ready)
+	if out, err := c.kubectl("exec", "calm", "--", "cat", "/proc/sys/net/core/somaxconn"); err != nil || strings.TrimSpace(out) != "77" {
+		t.Errorf("the sysctl is %q, %v", out, err)
+	}
+	for class, want := range map[string]string{"besteffort": "2", "burstable": "102"} { // calm asks for a tenth of a CPU
+		weight := map[string]string{"2": "1", "102": "17"}[want]
+		if got := group(class + "/cpu.shares") + group(class+"/cpu.weight"); got != want && got != weight {
+			t.Errorf("pods of the class %s weigh %q, want %s or %s", class, got, want, weight)
+		}
+	}
+	c.must("delete", "pod", "bomb", "calm", "--now")
+	for name, want := range map[string]string{"kernel.msgmax": `forbidden sysctl: "kernel.msgmax" not allowlisted`, "vm.swappiness": `forbidden sysctl: "vm.swappiness" not allowlisted`} {
+		c.apply(strings.Replace(bomb("unsafe"), "net.core.somaxconn", name, 1))
+		p := c.awaitPod("unsafe", "refused", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+		if p.Status.Reason != "SysctlForbidden" || p.Status.Message != "Pod was rejected: "+want {
+			t.Errorf("%s: %s: %s", name, p.Status.Reason, p.Status.Message)
+		}
+		c.must("delete", "pod", "unsafe")
+	}
+	c.awaitNode(func(n *corev1.Node) bool {
+		return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.ToString() == "slow=yes:PreferNoSchedule" })
+	})
 }

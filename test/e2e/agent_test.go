@@ -19,12 +19,14 @@ func TestNodeFeatures(t *testing.T) {
 	locked, providers, programs := lockedRegistry(t)
 	c := startWith(t, func(dir string) string { return filepath.Join(dir, "data") },
 		"--image-credential-provider-config="+providers, "--image-credential-provider-bin-dir="+programs,
-		"--cpu-manager-policy=static", fmt.Sprintf("--reserved-cpus=0-%d", max(last-1, 0)), "--topology-manager-policy=single-numa-node")
+		"--cpu-manager-policy=static", fmt.Sprintf("--reserved-cpus=0-%d", max(last-1, 0)), "--topology-manager-policy=single-numa-node",
+		"--pod-max-pids=200", "--allowed-unsafe-sysctls=net.core.*", "--register-with-taints=slow=yes:PreferNoSchedule")
 	for _, sub := range []struct {
 		name string
 		test func(*testing.T, *cluster)
 	}{
 		{"users of their own", ownUsers},
+		{"bounds of pods", podBounds},
 		{"devices of plugins", pluginDevices},
 		{"CPUs alone", ownCPUs},
 		{"all containers begin anew", restartAll},

@@ -1,0 +1,67 @@
+package cmd
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+
+	"knarr.dev/knarr/agent/podspec"
+)
+
+// AdmissionConfig is what a node lets pods be and have, in the terms of a kubelet's
+// configuration.
+type AdmissionConfig struct {
+	// UnsafeSysctls are names, or beginnings of names with a star, of kernel parameters
+	// that pods may set besides the safe ones.
+	UnsafeSysctls []string `json:"allowedUnsafeSysctls,omitempty"`
+	// PodPids is how many processes and threads a pod may have; 0 or -1: as many as all
+	// pods together may.
+	PodPids int64 `json:"podPidsLimit,omitempty"`
+	// Taints are those with which the node is made.
+	Taints []corev1.Taint `json:"registerWithTaints,omitempty"`
+}
+
+func (c *AdmissionConfig) validate() error {
+	if err := podspec.CheckSysctlPatterns(c.UnsafeSysctls); err != nil {
+		return fmt.Errorf("allowedUnsafeSysctls: %w", err)
+	}
+	if c.PodPids < -1 {
+		return fmt.Errorf("podPidsLimit: %d is less than -1, which stands for no limit", c.PodPids)
+	}
+	for i, t := range c.Taints {
+		if t.Key == "" || !slices.Contains(taintEffects, t.Effect) {
+			return fmt.Errorf("registerWithTaints[%d]: %q is not a taint; it needs a key and one of the effects %v", i, t.ToString(), taintEffects)
+		}
+	}
+	return nil
+}
+
+var taintEffects = []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute}
+
+// admissionFlags adds the kubelet's flags of the same meaning.
+func admissionFlags(f *pflag.FlagSet) func(*Config) error {
+	sysctls := f.StringSlice("allowed-unsafe-sysctls", nil, "kernel parameters that pods may set besides the safe ones, such as net.core.somaxconn or net.*")
+	pids := f.Int64("pod-max-pids", -1, "how many processes and threads a pod may have; -1: no limit of its own")
+	taints := f.StringSlice("register-with-taints", nil, "taints with which the node is made, such as dedicated=db:NoSchedule")
+	return func(cfg *Config) error {
+		c := &cfg.Node.AdmissionConfig
+		if f.Changed("allowed-unsafe-sysctls") {
+			c.UnsafeSysctls = *sysctls
+		}
+		if f.Changed("pod-max-pids") {
+			c.PodPids = *pids
+		}
+		if f.Changed("register-with-taints") {
+			c.Taints = nil
+			for _, text := range *taints {
+				key, effect, _ := strings.Cut(text, ":")
+				key, value, _ := strings.Cut(key, "=")
+				c.Taints = append(c.Taints, corev1.Taint{Key: key, Value: value, Effect: corev1.TaintEffect(effect)})
+			}
+		}
+		return nil
+	}
+}
