@@ -29,6 +29,7 @@ type container struct {
 	group  cgroup.Group
 	child  *oci.Child
 	output *output
+	layer  layerUse
 	exited chan struct{} // closed once the exit is recorded
 	gone   bool
 }

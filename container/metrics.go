@@ -9,7 +9,6 @@ import (
 
 	"knarr.dev/knarr/container/cgroup"
 	"knarr.dev/knarr/container/sandbox"
-	"knarr.dev/knarr/container/snapshot"
 	"knarr.dev/knarr/kit/pressure"
 )
 
@@ -33,10 +32,11 @@ type reading struct {
 type sample struct {
 	cgroup.Stats
 	group     cgroup.Group
-	upper     string // the writable layer; empty for a pod
+	written   uint64 // bytes of the writable layer
 	started   time.Time
 	now       time.Time
 	traffic   []sandbox.Traffic
+	transfers []cgroup.Transfer
 	resources *runtimeapi.LinuxContainerResources
 }
 
@@ -71,6 +71,27 @@ func ofContainer(name, help string, read func(*sample) []reading) metric {
 	return metric{name: name, help: help, kind: gauge, container: read}
 }
 
+// ofDisks is a metric of what went to and from each block device.
+func ofDisks(name, help string, read func(*cgroup.Transfer) uint64) metric {
+	m := ofGroup(name, help, counter, func(s *sample) []reading {
+		var list []reading
+		for i := range s.transfers {
+			list = append(list, reading{read(&s.transfers[i]), []string{s.transfers[i].Device}})
+		}
+		return list
+	})
+	m.labels = []string{"device"}
+	return m
+}
+
+// quota leaves out what only groups with a CPU quota have.
+func (s *sample) quota(r []reading) []reading {
+	if s.Periods == 0 {
+		return nil
+	}
+	return r
+}
+
 // pressureMetric is the time that some or all tasks waited for a resource.
 func pressureMetric(name, help, resource string, read func(pressure.Pressure) time.Duration) metric {
 	return ofGroup(name, help, counter, func(s *sample) []reading {
@@ -90,9 +111,9 @@ func metrics() []metric {
 		ofGroup("container_cpu_usage_seconds_total", "CPU time used", counter, func(s *sample) []reading { return seconds(s.CPU) }),
 		ofGroup("container_cpu_user_seconds_total", "CPU time used in user mode", counter, func(s *sample) []reading { return seconds(s.User) }),
 		ofGroup("container_cpu_system_seconds_total", "CPU time used in the kernel", counter, func(s *sample) []reading { return seconds(s.System) }),
-		ofGroup("container_cpu_cfs_periods_total", "Periods of the CPU quota that have passed", counter, func(s *sample) []reading { return one(s.Periods) }),
-		ofGroup("container_cpu_cfs_throttled_periods_total", "Periods in which the CPU quota was used up", counter, func(s *sample) []reading { return one(s.Throttled) }),
-		ofGroup("container_cpu_cfs_throttled_seconds_total", "Time spent waiting for the next period of the CPU quota", counter, func(s *sample) []reading { return seconds(s.ThrottledTime) }),
+		ofGroup("container_cpu_cfs_periods_total", "Periods of the CPU quota that have passed", counter, func(s *sample) []reading { return s.quota(one(s.Periods)) }),
+		ofGroup("container_cpu_cfs_throttled_periods_total", "Periods in which the CPU quota was used up", counter, func(s *sample) []reading { return s.quota(one(s.Throttled)) }),
+		ofGroup("container_cpu_cfs_throttled_seconds_total", "Time spent waiting for the next period of the CPU quota", counter, func(s *sample) []reading { return s.quota(seconds(s.ThrottledTime)) }),
 		ofGroup("container_memory_usage_bytes", "Memory in use, with page cache", gauge, func(s *sample) []reading { return one(s.Memory) }),
 		ofGroup("container_memory_working_set_bytes", "Memory in use, without inactive file pages", gauge, func(s *sample) []reading { return one(s.WorkingSet) }),
 		ofGroup("container_memory_rss", "Anonymous memory in bytes", gauge, func(s *sample) []reading { return one(s.RSS) }),
@@ -103,12 +124,20 @@ func metrics() []metric {
 		ofGroup("container_memory_failcnt", "How often the memory limit was hit", counter, func(s *sample) []reading { return one(s.Refused) }),
 		{name: "container_memory_failures_total", help: "Page faults", kind: counter, labels: []string{"failure_type", "scope"}, container: faults, pod: faults},
 		ofGroup("container_oom_events_total", "Processes killed for want of memory", counter, func(s *sample) []reading { return one(s.group.OOMKills()) }),
-		ofGroup("container_processes", "Tasks in the control group", gauge, func(s *sample) []reading { return one(s.PIDs) }),
-		ofGroup("container_threads_max", "The limit of tasks, 0 for none", gauge, func(s *sample) []reading { return one(s.MaxPIDs) }),
-		ofContainer("container_fs_usage_bytes", "Disk space of the writable layer", func(s *sample) []reading {
-			bytes, _ := snapshot.DiskUsage(s.upper)
-			return one(bytes)
+		ofContainer("container_processes", "Processes", func(s *sample) []reading {
+			pids, err := s.group.Processes()
+			if err != nil {
+				return nil
+			}
+			return one(uint64(len(pids)))
 		}),
+		ofGroup("container_threads", "Threads", gauge, func(s *sample) []reading { return one(s.PIDs) }),
+		ofGroup("container_threads_max", "The limit of tasks, 0 for none", gauge, func(s *sample) []reading { return one(s.MaxPIDs) }),
+		ofContainer("container_fs_usage_bytes", "Disk space of the writable layer", func(s *sample) []reading { return one(s.written) }),
+		ofDisks("container_fs_reads_total", "Reads of block devices", func(t *cgroup.Transfer) uint64 { return t.Reads }),
+		ofDisks("container_fs_reads_bytes_total", "Bytes read from block devices", func(t *cgroup.Transfer) uint64 { return t.ReadBytes }),
+		ofDisks("container_fs_writes_total", "Writes to block devices", func(t *cgroup.Transfer) uint64 { return t.Writes }),
+		ofDisks("container_fs_writes_bytes_total", "Bytes written to block devices", func(t *cgroup.Transfer) uint64 { return t.WriteBytes }),
 		ofContainer("container_start_time_seconds", "Start, in seconds since the epoch", func(s *sample) []reading { return one(uint64(s.started.Unix())) }),
 		ofGroup("container_last_seen", "When this was measured, in seconds since the epoch", gauge, func(s *sample) []reading { return one(uint64(s.now.Unix())) }),
 		ofContainer("container_spec_cpu_shares", "CPU shares", func(s *sample) []reading { return positive(s.resources.GetCpuShares()) }),
@@ -180,7 +209,7 @@ func (s *Server) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxMetricsRe
 
 func (s *Server) podMetrics(p *pod, all []metric) *runtimeapi.PodSandboxMetrics {
 	meta, group := p.config().GetMetadata(), s.layout.Group(p.Cgroup)
-	sm := &sample{Stats: group.Stats(), group: group, now: s.cfg.Now(), started: p.Created, traffic: s.traffic(p)}
+	sm := &sample{Stats: group.Stats(), group: group, now: s.cfg.Now(), started: p.Created, traffic: s.traffic(p), transfers: group.Transfers()}
 	out := &runtimeapi.PodSandboxMetrics{
 		PodSandboxId: p.ID,
 		Metrics:      read(all, sm, []string{"", p.Cgroup, "", "", meta.GetNamespace(), meta.GetName()}, func(m *metric) func(*sample) []reading { return m.pod }),
@@ -195,12 +224,13 @@ func (s *Server) containerMetrics(c *container, all []metric) *runtimeapi.Contai
 	pod := c.pod.config().GetMetadata()
 	c.mu.RLock()
 	sm := &sample{
-		group: c.group, upper: s.containerUpper(c.ID), started: c.Started, now: s.cfg.Now(),
+		group: c.group, started: c.Started, now: s.cfg.Now(),
 		resources: c.config().GetLinux().GetResources(),
 	}
 	labels := []string{c.config().GetMetadata().GetName(), c.Cgroup, c.ImageRef, c.ID, pod.GetNamespace(), pod.GetName()}
 	c.mu.RUnlock()
-	sm.Stats = c.group.Stats()
+	sm.written, _ = s.written(c)
+	sm.Stats, sm.transfers = c.group.Stats(), c.group.Transfers()
 	return &runtimeapi.ContainerMetrics{
 		ContainerId: c.ID,
 		Metrics:     read(all, sm, labels, func(m *metric) func(*sample) []reading { return m.container }),

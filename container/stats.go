@@ -2,6 +2,8 @@ package container
 
 import (
 	"context"
+	"sync"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -57,7 +59,7 @@ func (s *Server) running(id, podID string, labels map[string]string) []*containe
 func (s *Server) stats(c *container) *runtimeapi.ContainerStats {
 	now, conf := s.cfg.Now().UnixNano(), c.config()
 	used := c.group.Stats()
-	bytes, inodes := snapshot.DiskUsage(s.containerUpper(c.ID))
+	bytes, inodes := s.written(c)
 	return &runtimeapi.ContainerStats{
 		Attributes: &runtimeapi.ContainerAttributes{
 			Id: c.ID, Metadata: conf.GetMetadata(), Labels: conf.GetLabels(), Annotations: conf.GetAnnotations(),
@@ -69,6 +71,25 @@ func (s *Server) stats(c *container) *runtimeapi.ContainerStats {
 			UsedBytes: value(bytes), InodesUsed: value(inodes),
 		},
 	}
+}
+
+// layerUse is what a container's writable layer was found to hold.
+type layerUse struct {
+	mu            sync.Mutex
+	at            time.Time
+	bytes, inodes uint64
+}
+
+// written measures the container's writable layer. One second's answers are the same, as
+// who asks for statistics asks for metrics, too, and the layer may be large.
+func (s *Server) written(c *container) (bytes, inodes uint64) {
+	c.layer.mu.Lock()
+	defer c.layer.mu.Unlock()
+	if now := s.cfg.Now(); now.Sub(c.layer.at) >= time.Second {
+		c.layer.at = now
+		c.layer.bytes, c.layer.inodes = snapshot.DiskUsage(s.containerUpper(c.ID))
+	}
+	return c.layer.bytes, c.layer.inodes
 }
 
 func cpu(now int64, g cgroup.Group, u cgroup.Stats) *runtimeapi.CpuUsage {

@@ -74,7 +74,7 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 		e.add("machine_cpu_cores", "gauge", "Number of logical CPU cores.", &cores, time.Time{}, "boot_id", n.Status.NodeInfo.BootID, "machine_id", n.Status.NodeInfo.MachineID, "system_uuid", n.Status.NodeInfo.SystemUUID)
 		e.add("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.", &bytes, time.Time{}, "boot_id", n.Status.NodeInfo.BootID, "machine_id", n.Status.NodeInfo.MachineID, "system_uuid", n.Status.NodeInfo.SystemUUID)
 	}
-	root := []string{"container", "", "id", "/", "image", "", "name", "", "namespace", "", "pod", ""}
+	root := objectOf("", "/", "", "", "", "")
 	cadvisorUsage(&e, reading.Node.CPU, reading.Node.Memory, reading.Node.Swap, root)
 	cadvisorPressure(&e, reading.Node.CPU, reading.Node.Memory, reading.Node.IO, root)
 	for i := range reading.Pods {
@@ -85,7 +85,7 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 		}
 		group := podspec.CgroupParent(s.cfg.CgroupRoot, pod)
 		labels := func(container, id, image, name string) []string {
-			return []string{"container", container, "id", id, "image", image, "name", name, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name}
+			return objectOf(container, id, image, name, p.PodRef.Namespace, p.PodRef.Name)
 		}
 		cadvisorUsage(&e, p.CPU, p.Memory, p.Swap, labels("", group, "", ""))
 		cadvisorPressure(&e, p.CPU, p.Memory, p.IO, labels("", group, "", ""))
@@ -102,6 +102,7 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 			cadvisorSpec(&e, pod, c, l)
 		}
 	}
+	s.runtimeMetrics(r.Context(), &e, pods)
 	w.Header().Set("Content-Type", textFormat)
 	_ = e.write(w) // the client is gone
 }

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -60,6 +61,8 @@ type Server struct {
 	mux     *http.ServeMux
 	health  *checks
 	watcher logs.Watcher
+	// countless: the runtime has statistics and no metrics.
+	countless atomic.Bool
 }
 
 // New returns a server.

@@ -32,7 +32,8 @@ import (
 // fakeRuntime adds statistics and streaming addresses to the fake.
 type fakeRuntime struct {
 	runtimeapi.RuntimeServiceClient
-	stream string
+	stream  string
+	metrics *metricsOf
 }
 
 func (r fakeRuntime) ListContainerStats(context.Context, *runtimeapi.ListContainerStatsRequest, ...grpc.CallOption) (*runtimeapi.ListContainerStatsResponse, error) {
@@ -50,10 +51,11 @@ func (r fakeRuntime) Exec(_ context.Context, req *runtimeapi.ExecRequest, _ ...g
 
 type fixture struct {
 	*httptest.Server
-	dir    string
-	denied bool
-	stuck  error
-	server *Server
+	dir     string
+	denied  bool
+	stuck   error
+	metrics metricsOf
+	server  *Server
 }
 
 func serve(t *testing.T) *fixture {
@@ -66,7 +68,7 @@ func serve(t *testing.T) *fixture {
 		return &view.Container{ContainerStatus: &runtimeapi.ContainerStatus{Id: id, Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, State: state,
 			Annotations: map[string]string{podspec.AnnotationRestartCount: restarts}}}
 	}
-	v := (&view.Pod{}).With(ct("c0", "0", runtimeapi.ContainerState_CONTAINER_EXITED)).With(ct("c1", "1", runtimeapi.ContainerState_CONTAINER_RUNNING))
+	v := (&view.Pod{}).WithSandbox(&runtimeapi.PodSandboxStatus{Id: "s1"}).With(ct("c0", "0", runtimeapi.ContainerState_CONTAINER_EXITED)).With(ct("c1", "1", runtimeapi.ContainerState_CONTAINER_RUNNING))
 	dir := filepath.Join(podspec.LogDir(f.dir, "n", "p", "u"), "c")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -90,7 +92,7 @@ func serve(t *testing.T) *fixture {
 	}))
 	t.Cleanup(stream.Close)
 	base := critest.New().Client(t)
-	rt := &cri.Client{Runtime: fakeRuntime{base.Runtime, stream.URL}, Images: base.Images}
+	rt := &cri.Client{Runtime: fakeRuntime{base.Runtime, stream.URL, &f.metrics}, Images: base.Images}
 	pods := func() []*corev1.Pod { return []*corev1.Pod{pod} }
 	count := metrics.New("v1.36.3", "abc")
 	count.Probed(pod, "c", "Liveness", "failed", time.Millisecond)

@@ -18,7 +18,7 @@ type Stats struct {
 	PageFaults      uint64
 	MajorPageFaults uint64
 	Swap            uint64 // bytes
-	PIDs            uint64
+	PIDs            uint64 // tasks
 
 	User, System       time.Duration // parts of CPU
 	Periods, Throttled uint64        // of the CPU quota: all that passed, and those in which it was used up
@@ -41,6 +41,7 @@ func (g Group) Stats() Stats {
 	}
 	if d := g.v1("cpuacct"); d != "" && g.v2() == "" {
 		s.CPU = time.Duration(number(d, "cpuacct.usage"))
+		s.User, s.System = time.Duration(number(d, "cpuacct.usage_user")), time.Duration(number(d, "cpuacct.usage_sys"))
 	}
 	if d := g.v1("pids"); d != "" {
 		s.PIDs, s.MaxPIDs = number(d, "pids.current"), number(d, "pids.max")
