@@ -80,6 +80,7 @@ type Reporter struct {
 	changed    chan struct{} // what concerns the report has changed
 	registered chan struct{} // closed once node is known
 	once       sync.Once
+	started    sync.Once // the event that says so
 }
 
 // errNotReady makes the reporter look again soon.
@@ -224,6 +225,7 @@ func (r *Reporter) report(ctx context.Context) error {
 		if err := r.register(ctx, want); err != nil {
 			return err
 		}
+		r.started.Do(func() { r.cfg.Recorder.Event(r.Node(), corev1.EventTypeNormal, "Starting", "Starting kubelet.") })
 	}
 	have := r.Node()
 	status := r.merge(have, want)
@@ -247,6 +249,7 @@ func (r *Reporter) report(ctx context.Context) error {
 		return err
 	}
 	r.wrote = now
+	r.tell(got, have.Status, status)
 	r.set(got)
 	if readiness(got) != readiness(&corev1.Node{Status: status}) {
 		r.Changed() // somebody else has written in between, and that word is not the last
@@ -278,7 +281,7 @@ func (r *Reporter) register(ctx context.Context, status corev1.NodeStatus) error
 	n.Annotations = map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
 	obj, err := r.cfg.Client.Create(ctx, r.key(), n)
 	if err == nil {
-		r.cfg.Recorder.Event(obj, corev1.EventTypeNormal, "Starting", "Starting kubelet.")
+		r.tell(obj, corev1.NodeStatus{}, n.Status)
 		return r.adopt(obj)
 	}
 	if !apierrors.IsAlreadyExists(err) {
