@@ -12,6 +12,7 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -163,10 +164,14 @@ type Config struct {
 	Listen net.Listener
 	TLS    *tls.Config // nil: plain HTTP, for tests
 	// Healthz answers the health checks to everybody who reaches it; nil: nothing does.
-	Healthz   net.Listener
-	Authorize func(r *http.Request) error
-	Clock     clock.WithDelayedExecution
-	Log       *slog.Logger
+	Healthz net.Listener
+	// Requests counts the client's requests, which it makes with ClientCert; nil: there are
+	// none, as with a client in the server's process.
+	Requests   *metrics.Requests
+	ClientCert *x509.Certificate
+	Authorize  func(r *http.Request) error
+	Clock      clock.WithDelayedExecution
+	Log        *slog.Logger
 }
 
 // Agent runs the pods of one node. Make one with New.
@@ -228,6 +233,7 @@ func New(cfg Config) (*Agent, error) {
 		Clock: cfg.Clock, Log: cfg.Log,
 	})
 	count := metrics.New(cfg.Version, cfg.Commit)
+	count.Add(cfg.collectors()...)
 	cfg.CRI.Observe(count.Operation)
 	a.objects = newObjects(cfg.Client, cfg.EachObject)
 	pulled, err := images.New(images.Config{CRI: cfg.CRI, Root: filepath.Join(cfg.Root, "image_manager"), Keys: a.findKeys, Account: a.findAccount, Verify: cfg.Verify, Clock: cfg.Clock, Log: cfg.Log})
@@ -237,7 +243,7 @@ func New(cfg Config) (*Agent, error) {
 	a.deps = &pod.Deps{
 		Client: cfg.Client, CRI: cfg.CRI, Recorder: cfg.Recorder, Images: pulled,
 		Volumes: volumes.New(volumes.Config{Root: cfg.Root, NodeName: cfg.NodeName, Client: cfg.Client, Objects: a.objects,
-			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Images: a.ensureImage, Log: cfg.Log}),
+			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Images: a.ensureImage, Observe: count.Mounted, Log: cfg.Log}),
 		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, LogLinks: cfg.LogLinks, CgroupRoot: cfg.CgroupRoot, PodPids: cfg.PodPids, NodeIPs: ips,
 		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Memory: capacity.Memory().Value(),
 		Allocatable: a.node.Allocatable, Metrics: count, MaxRestart: cfg.MaxRestart, Removing: semaphore.NewWeighted(removals), Clock: cfg.Clock, Log: cfg.Log,
@@ -267,7 +273,7 @@ func New(cfg Config) (*Agent, error) {
 		a.deps.Drainer = cfg.Drainer
 	}
 	if cfg.Groups != nil {
-		a.deps.Groups = cfg.Groups
+		a.deps.Groups = measuredGroups{cfg.Groups, count, cfg.Clock}
 	}
 	a.keys = credentials.New(cfg.Credentials, cfg.CredentialBin, cfg.DockerDirs, accounts{cfg.Client, a.deps.Volumes}, cfg.Clock)
 	a.pods = newPods(a.deps, cfg.NodeName)
@@ -280,12 +286,12 @@ func New(cfg Config) (*Agent, error) {
 	a.pods.files = newStatics(cfg.StaticPodPath, a.pods, a.node)
 	a.deps.Admit = a.pods.admit(a.node)
 	a.deps.Resizable = a.pods.resizable(a.node)
-	a.usage = usage.New(usage.Config{NodeName: cfg.NodeName, CRI: cfg.CRI, Pods: a.pods.snapshots, Volumes: a.deps.Volumes.Dirs, LogRoot: cfg.LogRoot, Root: cfg.Root, Clock: cfg.Clock})
+	a.usage = usage.New(usage.Config{NodeName: cfg.NodeName, CRI: cfg.CRI, Pods: a.pods.snapshots, Volumes: a.deps.Volumes.Dirs, Ready: a.deps.Volumes.Ready, LogRoot: cfg.LogRoot, Root: cfg.Root, Clock: cfg.Clock})
 	if cfg.Listen != nil {
 		a.server = server.New(server.Config{
 			Usage: a.usage, Metrics: count, Settings: a.settings(), CgroupRoot: cfg.CgroupRoot,
 			CRI: cfg.CRI, Pods: a.pods.snapshots, Find: a.pods.find, Changed: a.pods.changes, Node: a.node.Node, LogRoot: cfg.LogRoot, NodeName: cfg.NodeName,
-			Authorize: cfg.Authorize, Alive: a.node.Alive, Log: cfg.Log, Clock: cfg.Clock,
+			Authorize: cfg.Authorize, Alive: a.node.Alive, Volumes: a.deps.Volumes.Ready, Log: cfg.Log, Clock: cfg.Clock,
 		})
 	}
 	return a, nil

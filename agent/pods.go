@@ -89,7 +89,9 @@ func (p *pods) run(ctx context.Context, o *objects) error {
 // adopt lists the runtime, waiting for it if it is not up yet.
 func (p *pods) adopt(ctx context.Context) error {
 	for delay := firstReconnect; ; delay = min(2*delay, maxReconnect) {
+		began := p.deps.Clock.Now()
 		v, err := view.List(ctx, p.deps.CRI, "")
+		p.deps.Metrics.Listed(began, p.deps.Clock.Now())
 		if err == nil {
 			p.admission.Lock()
 			for uid := range v {

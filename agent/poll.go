@@ -45,6 +45,8 @@ func (p *pods) poll(ctx context.Context) error {
 // that nothing changed. The runtime's order of containers carries no meaning, so
 // the sum of one does not depend on the others.
 func (p *pods) glance(ctx context.Context) (map[string]uint64, error) {
+	began := p.deps.Clock.Now()
+	defer func() { p.deps.Metrics.Listed(began, p.deps.Clock.Now()) }()
 	boxes, err := p.deps.CRI.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list the runtime's sandboxes: %w", err)

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"knarr.dev/knarr/agent/metrics"
 	"knarr.dev/knarr/apiserver/auth"
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/client/remote"
@@ -107,6 +108,8 @@ func runAgent(ctx context.Context, cfg *Config, p *parent) error {
 		return err
 	}
 	rc.Dial = p.dial()
+	requests := metrics.NewRequests()
+	rc.Wrap(requests.Wrap)
 	acc, err := cfg.Join.serving(rc)
 	if err != nil {
 		return err
@@ -125,7 +128,10 @@ func runAgent(ctx context.Context, cfg *Config, p *parent) error {
 		return err
 	}
 	defer cl.Close()
-	acc.client, acc.remote = cl, true
+	acc.client, acc.remote, acc.requests = cl, true, requests
+	if pair, err := tls.X509KeyPair(rc.CertData, rc.KeyData); err == nil { // else a token says who it is
+		acc.cert = pair.Leaf
+	}
 	acc.authorize = (&reviewer{client: cl, node: cfg.Node.Name, now: time.Now, tokens: &tokenReviewer{client: cl, now: time.Now}}).authorize
 	g, ctx := errgroup.WithContext(ctx)
 	if err := n.run(ctx, g, acc); err != nil {

@@ -25,7 +25,7 @@ func (c *Config) healthzPort() int {
 	switch {
 	case c.Node.HealthzPort != nil:
 		return *c.Node.HealthzPort
-	case c.Name == "knarr" && c.Group == "": // a further node has a group
+	case c.isTheNode():
 		return defaultHealthzPort
 	}
 	return 0

@@ -19,6 +19,7 @@ import (
 
 	"knarr.dev/knarr/agent"
 	"knarr.dev/knarr/agent/credentials"
+	"knarr.dev/knarr/agent/metrics"
 	"knarr.dev/knarr/agent/network"
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/container"
@@ -50,6 +51,8 @@ type access struct {
 	client client.Interface
 	// remote: the API is in another process, so that each cached object costs.
 	remote    bool
+	requests  *metrics.Requests // counts those to the API; nil: nothing does
+	cert      *x509.Certificate // shown to the API; nil: none
 	serving   tls.Certificate
 	clients   *x509.CertPool
 	authorize func(*http.Request) error
@@ -224,7 +227,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		ClusterDNS: []netip.Addr{n.cfg.clusterDNS()}, ClusterDomain: n.cfg.Network.Domain,
 		UnsafeSysctls: n.cfg.Node.UnsafeSysctls, PodPids: n.cfg.Node.PodPids, Taints: n.cfg.Node.Taints,
 		CgroupRoot: n.cfg.podGroup(), Classes: shared, MaxPods: n.cfg.Node.MaxPods, NodeLabels: n.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
-		Listen: n.api, Healthz: n.cfg.listenHealthz(n.log),
+		Listen: n.api, Healthz: n.cfg.listenHealthz(n.log), Requests: acc.requests, ClientCert: acc.cert,
 		TLS:       &tls.Config{Certificates: []tls.Certificate{acc.serving}, ClientCAs: acc.clients, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
 		Authorize: acc.authorize, Clock: clock.RealClock{}, Log: n.log,
 	})

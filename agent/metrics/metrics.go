@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"net/http"
+	"runtime"
 	"strings"
 	"time"
 	"unicode"
@@ -18,6 +19,7 @@ import (
 // counts nothing.
 type Metrics struct {
 	registry, probes *prometheus.Registry
+	work             *work
 
 	operations      *prometheus.CounterVec
 	operationErrors *prometheus.CounterVec
@@ -32,7 +34,7 @@ type Metrics struct {
 	alignErrors     prometheus.Counter
 	plugins         *prometheus.CounterVec
 	podStart        prometheus.Histogram
-	podStartSLI     prometheus.Histogram
+	podStartTotal   prometheus.Histogram
 	evictions       *prometheus.CounterVec
 	preemptions     *prometheus.CounterVec
 	requests        *prometheus.CounterVec
@@ -53,7 +55,7 @@ func New(version, commit string) *Metrics {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
 	}
 	m := &Metrics{
-		registry: prometheus.NewRegistry(), probes: prometheus.NewRegistry(),
+		registry: prometheus.NewRegistry(), probes: prometheus.NewRegistry(), work: newWork(),
 		operations:      counter("kubelet_runtime_operations_total", "Cumulative number of runtime operations by operation type.", "operation_type"),
 		operationErrors: counter("kubelet_runtime_operations_errors_total", "Cumulative number of runtime operation errors by operation type.", "operation_type"),
 		operationTime:   histogram("kubelet_runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", prometheus.ExponentialBuckets(.005, 2.5, 14), "operation_type"),
@@ -68,7 +70,7 @@ func New(version, commit string) *Metrics {
 		plugins:         counter("kubelet_device_plugin_registration_total", "Cumulative number of device plugin registrations. Broken down by resource name.", "resource_name"),
 		podStart: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubelet_pod_start_duration_seconds",
 			Help: "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", Buckets: startBuckets}),
-		podStartSLI: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubelet_pod_start_total_duration_seconds",
+		podStartTotal: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubelet_pod_start_total_duration_seconds",
 			Help: "Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", Buckets: startBuckets}),
 		evictions:   counter("kubelet_evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal"),
 		preemptions: counter("kubelet_preemptions", "Cumulative number of pod preemptions by preemption resource", "preemption_signal"),
@@ -80,12 +82,15 @@ func New(version, commit string) *Metrics {
 			"container", "namespace", "pod", "pod_uid", "probe_type", "result"),
 		probeTime: histogram("prober_probe_duration_seconds", "Duration in seconds for a probe response.", nil, "container", "namespace", "pod", "probe_type"),
 	}
+	major, minor := release(version)
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubernetes_build_info", Help: "A metric with a constant '1' value labeled by version.",
-		ConstLabels: prometheus.Labels{"git_version": version, "git_commit": commit}})
+		ConstLabels: prometheus.Labels{"major": major, "minor": minor, "git_version": version, "git_commit": commit,
+			"go_version": runtime.Version(), "compiler": runtime.Compiler, "platform": runtime.GOOS + "/" + runtime.GOARCH}})
 	build.Set(1)
-	m.registry.MustRegister(m.operations, m.operationErrors, m.operationTime, m.started, m.startErrors, m.pods, m.podErrors, m.userPods, m.userPodErrors, m.aligned, m.alignErrors, m.plugins, m.podStart, m.podStartSLI,
+	m.registry.MustRegister(m.operations, m.operationErrors, m.operationTime, m.started, m.startErrors, m.pods, m.podErrors, m.userPods, m.userPodErrors, m.aligned, m.alignErrors, m.plugins, m.podStart, m.podStartTotal,
 		m.evictions, m.preemptions, m.requests, m.requestTime, m.inflight, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.work.all()...)
 	m.probes.MustRegister(m.probed, m.probeTime)
 	return m
 }
@@ -193,13 +198,15 @@ func (m *Metrics) PluginRegistered(resource string) {
 	}
 }
 
-// PodRuns notes how long a pod took: since the agent saw it, and since its creation.
-func (m *Metrics) PodRuns(seen, created time.Duration) {
+// PodRuns notes how long a pod took: since the agent saw it, and since its creation, of which
+// its images and init containers took apart.
+func (m *Metrics) PodRuns(seen, created, apart time.Duration) {
 	if m == nil {
 		return
 	}
 	m.podStart.Observe(seen.Seconds())
-	m.podStartSLI.Observe(created.Seconds())
+	m.podStartTotal.Observe(created.Seconds())
+	m.work.podStartSLI.Observe((created - apart).Seconds())
 }
 
 // Evicted counts a pod evicted because of a signal.

@@ -21,6 +21,7 @@ import (
 	"context"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -92,6 +93,7 @@ type Actor struct {
 	told       *corev1.PodStatus // last written; nil: nothing yet
 	foreign    time.Time         // since when the API has what somebody else wrote; zero: it has not
 	timeline   *timeline
+	pulls      span // from the begin of the first pull of an image to the end of the last
 }
 
 // task is slow work under way.
@@ -314,9 +316,13 @@ func (a *Actor) do(key string, work bool, fn func(ctx context.Context) func()) {
 	}
 	ctx, cancel := context.WithCancel(parent)
 	a.tasks[key] = &task{cancel: cancel, work: work}
+	operation, began := a.operation(), a.d.Clock.Now()
 	a.wg.Go(func() {
 		defer cancel()
 		apply := fn(ctx)
+		if !strings.HasPrefix(key, "probe/") {
+			a.d.Metrics.Worked(operation, a.d.Clock.Since(began))
+		}
 		a.box.post(func() {
 			delete(a.tasks, key)
 			if apply != nil {
@@ -324,6 +330,17 @@ func (a *Actor) do(key string, work bool, fn func(ctx context.Context) func()) {
 			}
 		})
 	})
+}
+
+// operation names what the actor is about, in a kubelet's terms.
+func (a *Actor) operation() string {
+	switch {
+	case a.stopping:
+		return "kill"
+	case a.timeline.over():
+		return "sync"
+	}
+	return "create"
 }
 
 // at asks for a sync at t at the latest.

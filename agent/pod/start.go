@@ -46,8 +46,11 @@ func (e *startError) Error() string { return e.reason + ": " + e.message }
 func (a *Actor) fetch(c *corev1.Container) {
 	pod := a.pod
 	a.do("image/"+c.Name, true, func(ctx context.Context) func() {
+		began := a.d.Clock.Now()
 		img, err := a.d.ensureImage(ctx, pod, c)
+		end := a.d.Clock.Now()
 		return func() {
+			a.pulls = a.pulls.with(began, end)
 			var ie *images.Error
 			switch {
 			case err == nil:

@@ -48,3 +48,37 @@ func (t *timeline) end() []slog.Attr {
 	t.marks = nil
 	return marks
 }
+
+// over tells whether the pod has been seen to run.
+func (t *timeline) over() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.done
+}
+
+// span is a time from begin to end; zero: none.
+type span struct{ begin, end time.Time }
+
+// with returns the span that covers both.
+func (s span) with(begin, end time.Time) span {
+	if s.begin.IsZero() {
+		return span{begin, end}
+	}
+	if begin.Before(s.begin) {
+		s.begin = begin
+	}
+	if end.After(s.end) {
+		s.end = end
+	}
+	return s
+}
+
+func (s span) length() time.Duration { return s.end.Sub(s.begin) }
+
+// together is how long both took, what they have in common counted once.
+func (s span) together(o span) time.Duration {
+	if s.begin.IsZero() || o.begin.IsZero() || s.begin.After(o.end) || o.begin.After(s.end) {
+		return s.length() + o.length()
+	}
+	return s.with(o.begin, o.end).length()
+}

@@ -250,10 +250,21 @@ func (a *Actor) timed(pod *corev1.Pod) {
 	if marks := a.timeline.end(); marks != nil {
 		now := a.d.Clock.Now()
 		if !a.resumed {
-			a.d.Metrics.PodRuns(now.Sub(a.timeline.begin), now.Sub(pod.CreationTimestamp.Time))
+			a.d.Metrics.PodRuns(now.Sub(a.timeline.begin), now.Sub(pod.CreationTimestamp.Time), a.pulls.together(a.initializing()))
 		}
 		a.log.LogAttrs(a.ctx, slog.LevelDebug, "the pod runs; time from its arrival at the node to each phase", marks...)
 	}
+}
+
+// initializing is when the pod's init containers ran, those apart that go on.
+func (a *Actor) initializing() (s span) {
+	for i := range a.pod.Spec.InitContainers {
+		c := &a.pod.Spec.InitContainers[i]
+		if ran := a.view.Latest(c.Name); ran.Exited() && !podspec.IsSidecar(c) {
+			s = s.with(time.Unix(0, ran.StartedAt), time.Unix(0, ran.FinishedAt))
+		}
+	}
+	return s
 }
 
 // missingFromAPI asks whether this very pod is gone from the API.

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
@@ -191,63 +190,4 @@ func shown(pod *corev1.Pod, container string) (image, id string) {
 		}
 	}
 	return "", ""
-}
-
-// ownMetrics answers the agent's counters, with the states of its pods.
-func (s *Server) ownMetrics(w http.ResponseWriter, r *http.Request) {
-	s.cfg.Metrics.Handler(podStates{s}).ServeHTTP(w, r)
-}
-
-// podStates counts pods and containers at each request.
-type podStates struct{ s *Server }
-
-var (
-	runningPods = prometheus.NewDesc("kubelet_running_pods", "Number of pods that have a running pod sandbox", nil, nil)
-	runningCont = prometheus.NewDesc("kubelet_running_containers", "Number of containers currently running", []string{"container_state"}, nil)
-	desiredPods = prometheus.NewDesc("kubelet_desired_pods", "The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.", []string{"static"}, nil)
-	nodeName    = prometheus.NewDesc("kubelet_node_name", "The node's name. The count is always 1.", []string{"node"}, nil)
-)
-
-// Describe implements prometheus.Collector.
-func (podStates) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{runningPods, runningCont, desiredPods, nodeName} {
-		ch <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (p podStates) Collect(ch chan<- prometheus.Metric) {
-	running := 0
-	states, desired := map[string]int{"created": 0, "running": 0, "exited": 0}, map[string]int{"": 0, "true": 0}
-	for _, pod := range p.s.cfg.Pods() {
-		if pod.Status.Phase == corev1.PodRunning {
-			running++
-		}
-		static := ""
-		if podspec.IsStatic(pod) {
-			static = "true"
-		}
-		desired[static]++
-		for _, st := range pod.Status.ContainerStatuses {
-			switch {
-			case st.State.Running != nil:
-				states["running"]++
-			case st.State.Terminated != nil:
-				states["exited"]++
-			default:
-				states["created"]++
-			}
-		}
-	}
-	gauge := func(d *prometheus.Desc, n int, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
-	}
-	gauge(runningPods, running)
-	for k, n := range states {
-		gauge(runningCont, n, k)
-	}
-	for k, n := range desired {
-		gauge(desiredPods, n, k)
-	}
-	gauge(nodeName, 1, p.s.cfg.NodeName)
 }

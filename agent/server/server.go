@@ -44,7 +44,9 @@ type Config struct {
 	// KubeletConfiguration with what is in force.
 	Settings map[string]any
 	// Alive tells of an agent that is stuck; nil: it never is.
-	Alive      func() error
+	Alive func() error
+	// Volumes are those of a pod's volumes that are ready, by name; nil: none are known.
+	Volumes    func(uid string) map[string]string
 	CgroupRoot string
 	// SystemLogs is the folder that /logs/ shows; empty: /var/log.
 	SystemLogs string

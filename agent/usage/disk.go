@@ -74,14 +74,30 @@ func (m *Meter) disk(p *stats.PodStats, pod *corev1.Pod, node *stats.FsStats, no
 				v.FsStats = *f
 			}
 		}
-		for i := range pod.Spec.Volumes {
-			if s := &pod.Spec.Volumes[i]; s.Name == v.Name && s.PersistentVolumeClaim != nil {
-				v.PVCRef = &stats.PVCReference{Name: s.PersistentVolumeClaim.ClaimName, Namespace: pod.Namespace}
-			}
-		}
 		p.VolumeStats = append(p.VolumeStats, v)
 	}
+	p.VolumeStats = append(p.VolumeStats, m.Claims(pod, now)...)
 	p.EphemeralStorage = total
+}
+
+// Claims measures the file systems behind a pod's claims.
+func (m *Meter) Claims(pod *corev1.Pod, now metav1.Time) (list []stats.VolumeStats) {
+	if m.cfg.Ready == nil {
+		return nil
+	}
+	ready := m.cfg.Ready(string(pod.UID))
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		path, ok := ready[v.Name]
+		if !ok || v.PersistentVolumeClaim == nil {
+			continue
+		}
+		if f := Disk(path, now); f != nil {
+			ref := &stats.PVCReference{Name: v.PersistentVolumeClaim.ClaimName, Namespace: pod.Namespace}
+			list = append(list, stats.VolumeStats{Name: v.Name, PVCRef: ref, FsStats: *f})
+		}
+	}
+	return list
 }
 
 // onNode is a use of a file system that belongs to the node.

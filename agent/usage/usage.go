@@ -37,7 +37,10 @@ type Config struct {
 	Pods     func() []*corev1.Pod
 	// Volumes lists the directories of a pod's volumes; LogRoot holds the pods' logs; Root
 	// is on the node's file system.
-	Volumes       func(uid string) []string
+	Volumes func(uid string) []string
+	// Ready are the paths of a pod's volumes by name; those of claims may be anywhere. Nil:
+	// claims are not measured.
+	Ready         func(uid string) map[string]string
 	LogRoot, Root string
 	Clock         clock.Clock
 }

@@ -37,7 +37,9 @@ type Config struct {
 	// Images ensures an image for a pod and returns its reference; nil: volumes
 	// of images are refused.
 	Images func(ctx context.Context, pod *corev1.Pod, image string, policy corev1.PullPolicy) (string, error)
-	Log    *slog.Logger
+	// Observe is told of each volume that was made or brought up to date, or not; nil: nobody is.
+	Observe func(plugin string, took time.Duration, err error)
+	Log     *slog.Logger
 }
 
 // Objects reads the API objects that volumes and environments refer to.
@@ -50,6 +52,7 @@ type Objects interface {
 type Manager struct {
 	cfg    Config
 	tokens *tokens
+	made   made
 }
 
 // New returns a manager.
@@ -178,7 +181,7 @@ func (m *Manager) Update(ctx context.Context, pod *corev1.Pod) (refresh time.Tim
 	return refresh, errors.Join(errs...)
 }
 
-func (m *Manager) prepare(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (string, time.Time, error) {
+func (m *Manager) make(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (string, time.Time, error) {
 	switch {
 	case v.EmptyDir != nil:
 		p, err := m.emptyDir(pod, v)
@@ -228,6 +231,7 @@ func (m *Manager) content(pod *corev1.Pod, v *corev1.Volume, kind string, files 
 // UID and may be repeated.
 func (m *Manager) Cleanup(uid string) error {
 	m.tokens.forget(uid)
+	m.made.forget(uid)
 	dir := filepath.Join(m.PodDir(uid), "volumes")
 	if err := unmountBeneath(m.PodDir(uid)); err != nil {
 		return err
