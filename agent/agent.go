@@ -115,7 +115,10 @@ type Config struct {
 	EachObject    bool
 	ClusterDNS    []netip.Addr
 	ClusterDomain string // default cluster.local
-	MaxPods       int    // default 110
+	// ResolvConf is the file with the node's resolvers; empty: /etc/resolv.conf, or what
+	// systemd-resolved forwards to if that names only the machine itself.
+	ResolvConf string
+	MaxPods    int // default 110
 	// Capacity overrides what is read from the machine.
 	Capacity   corev1.ResourceList
 	NodeLabels map[string]string
@@ -245,7 +248,7 @@ func New(cfg Config) (*Agent, error) {
 		Volumes: volumes.New(volumes.Config{Root: cfg.Root, NodeName: cfg.NodeName, Client: cfg.Client, Objects: a.objects,
 			Clock: cfg.Clock, Allocatable: a.node.Allocatable, Images: a.ensureImage, Observe: count.Mounted, Log: cfg.Log}),
 		Objects: a.objects, Services: a.objects.services, LogRoot: cfg.LogRoot, LogLinks: cfg.LogLinks, CgroupRoot: cfg.CgroupRoot, PodPids: cfg.PodPids, NodeIPs: ips,
-		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Memory: capacity.Memory().Value(),
+		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, ResolvConf: cfg.ResolvConf, Memory: capacity.Memory().Value(),
 		Allocatable: a.node.Allocatable, Metrics: count, MaxRestart: cfg.MaxRestart, Removing: semaphore.NewWeighted(removals), Clock: cfg.Clock, Log: cfg.Log,
 	}
 	a.deps.Swap = podspec.Swap{Behavior: cfg.SwapBehavior, Unified: node.UnifiedMemory("/sys/fs/cgroup")}

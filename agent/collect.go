@@ -136,6 +136,18 @@ func (a *Agent) removeImage(ctx context.Context, i imagegc.Image) error {
 	return nil
 }
 
+// imageVolumes lists the images that the node's pods have as volumes.
+func (a *Agent) imageVolumes() (refs []string) {
+	for _, p := range a.pods.snapshots() {
+		for i := range p.Spec.Volumes {
+			if v := p.Spec.Volumes[i].Image; v != nil {
+				refs = append(refs, v.Reference)
+			}
+		}
+	}
+	return refs
+}
+
 // lookAtImages notes which images there are and which of them containers use, and
 // forgets who pulled others.
 func (a *Agent) lookAtImages(ctx context.Context) ([]imagegc.Image, error) {
@@ -152,6 +164,11 @@ func (a *Agent) lookAtImages(ctx context.Context) ([]imagegc.Image, error) {
 	used := map[string]bool{}
 	for _, c := range containers.Containers {
 		used[c.ImageRef], used[c.ImageId], used[c.Image.GetImage()] = true, true, true
+	}
+	for _, ref := range a.imageVolumes() {
+		if r, err := a.cfg.CRI.Images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}}); err == nil {
+			used[r.GetImage().GetId()] = true
+		}
 	}
 	var out []imagegc.Image
 	for _, i := range images.Images {

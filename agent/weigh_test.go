@@ -39,7 +39,9 @@ func TestBurstablePodsWeighWhatTheyRequest(t *testing.T) {
 	weighs(300)
 	w.pod("effortless", nil)
 	same := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("1Mi")}
-	w.pod("guaranteed", func(p *corev1.Pod) { p.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: same, Limits: same} })
+	w.pod("guaranteed", func(p *corev1.Pod) {
+		p.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: same, Limits: same}
+	})
 	w.wait("guaranteed", "ready", ready)
 	w.pod("b", cpu("50m", nil))
 	weighs(350)

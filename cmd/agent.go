@@ -137,6 +137,7 @@ func runAgent(ctx context.Context, cfg *Config, p *parent) error {
 	if err := n.run(ctx, g, acc); err != nil {
 		g.Go(func() error { return err })
 	}
+	spare(log)
 	g.Go(func() error { lean.Keep(ctx, log); return nil })
 	return g.Wait()
 }

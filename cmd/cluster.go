@@ -276,6 +276,7 @@ func (c *cluster) whenReady(ctx context.Context, ready func()) error {
 	}
 	ready()
 	c.control.registry.Prepare()
+	spare(c.log)
 	lean.Keep(ctx, c.log)
 	return nil
 }

@@ -126,6 +126,9 @@ type NodeConfig struct {
 	// knarr, which also has a link to each log in /var/log/containers, logs in dataDir for
 	// others.
 	PodLogsDir string `json:"podLogsDir,omitempty"`
+	// ResolvConf is the file with the node's resolvers; empty: /etc/resolv.conf, or what
+	// systemd-resolved forwards to if that names only the machine itself.
+	ResolvConf string `json:"resolvConf,omitempty"`
 	// MemorySwap says what containers have of the machine's swap.
 	MemorySwap struct {
 		// Behavior is NoSwap (or empty), or LimitedSwap: burstable ones have a share.

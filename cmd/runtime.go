@@ -59,6 +59,7 @@ API server and agent. Containers go on when it ends.`, Args: cobra.NoArgs,
 		}
 		defer os.Remove(cfg.pidFile())
 		fmt.Fprintf(c.OutOrStdout(), "CRI is served at unix://%s\n", cfg.criSocket())
+		spare(log)
 		go lean.Keep(ctx, log)
 		return s.Serve(ctx, l)
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -371,6 +372,49 @@ func TestNullIsNotTheHosts(t *testing.T) {
 		}
 		if out := f.output(f.sandbox(nil), "stat -L -c '%a %u' /proc/self/fd/0; wc -c < /dev/stdin", nil); out != "666 0\n0\n" {
 			t.Errorf("another container's is %q", out)
+		}
+	})
+}
+
+// keyringEnv has the test binary print the number of its session keyring.
+const keyringEnv = "KNARR_TEST_KEYRING"
+
+func printKeyring() {
+	fmt.Println(unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false))
+	os.Exit(0)
+}
+
+// A container has a session keyring of its own, not that of whoever started the runtime.
+func TestKeysAreNotShared(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+	if err != nil {
+		t.Skip("this kernel keeps no keys: ", err)
+	}
+	eachExecutor(t, func(t *testing.T, f *fixture) {
+		if strings.HasSuffix(t.Name(), "/crun") {
+			t.Skip("crun gives commands in containers no keyring of their own")
+		}
+		seen := map[string]bool{fmt.Sprintln(mine, nil): true}
+		for range 2 {
+			id := f.run(f.sandbox(nil), "sleep 1000", func(c *runtimeapi.ContainerConfig) {
+				mighty(c)
+				c.Envs = append(c.Envs, &runtimeapi.KeyValue{Key: keyringEnv, Value: []byte("1")})
+				for target, source := range map[string]string{"/self": self, "/lib": "/lib", "/lib64": "/lib64"} {
+					if _, err := os.Stat(source); err == nil {
+						c.Mounts = append(c.Mounts, &runtimeapi.Mount{ContainerPath: target, HostPath: source, Readonly: true})
+					}
+				}
+			})
+			r := f.exec(id, "/self")
+			ring := string(r.Stdout)
+			if !strings.HasSuffix(ring, "<nil>\n") || seen[ring] {
+				t.Errorf("the keyring %q of %v: %v", ring, seen, r)
+			}
+			seen[ring] = true
 		}
 	})
 }

@@ -32,6 +32,8 @@ type order struct {
 func TestMain(m *testing.M) {
 	text := os.Getenv(orderEnv)
 	switch {
+	case os.Getenv(keyringEnv) != "":
+		printKeyring()
 	case text != "": // a runtime
 	case os.Getenv(reapedEnv) != "":
 		os.Exit(m.Run())

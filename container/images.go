@@ -123,6 +123,11 @@ func (s *Server) RemoveImage(_ context.Context, req *runtimeapi.RemoveImageReque
 	used := map[string]bool{}
 	for _, c := range s.listContainers(func(*container) bool { return true }) {
 		used[c.ImageID] = true
+		for _, m := range c.config().GetMounts() { // image volumes
+			if i, err := s.images.Get(m.GetImage().GetImage()); m.GetImage() != nil && err == nil {
+				used[i.ID] = true
+			}
+		}
 	}
 	if err := s.images.Remove(req.GetImage().GetImage(), used); err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/client-go/rest"
@@ -87,6 +88,75 @@ func TestSysctls(t *testing.T) {
 	})
 	if got := f.output(pod, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced", nil); got != "81\n1\n" {
 		t.Errorf("inside they read %q", got)
+	}
+}
+
+// What a pod takes beside its containers is in its group's limits.
+func TestOverhead(t *testing.T) {
+	f := newFixture(t)
+	config := f.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
+		c.Linux.Overhead = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 16 << 20}
+	})
+	r, err := f.RunPodSandbox(f.ctx(), &runtimeapi.RunPodSandboxRequest{Config: config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := func() uint64 {
+		p, err := f.pod(r.PodSandboxId)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.layout.Group(p.Cgroup).Stats().MemoryLimit
+	}
+	if got := limit(); got != 80<<20 {
+		t.Errorf("the pod may have %d bytes", got)
+	}
+	if _, err := f.UpdatePodSandboxResources(f.ctx(), &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: r.PodSandboxId,
+		Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}, Overhead: config.Linux.Overhead}); err != nil {
+		t.Fatal(err)
+	}
+	if got := limit(); got != 48<<20 {
+		t.Errorf("the changed pod may have %d bytes", got)
+	}
+}
+
+// Programs on the host's network know its name from where others know the pod's.
+func TestHostNameInTheEnvironment(t *testing.T) {
+	f := newFixture(t)
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := f.sandbox(func(c *runtimeapi.PodSandboxConfig) {
+		c.Hostname = ""
+		c.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+	})
+	for pod, want := range map[string]string{shared: host, f.sandbox(nil): "pod-host"} {
+		if got := f.output(pod, "env | grep ^HOSTNAME=", nil); got != "HOSTNAME="+want+"\n" {
+			t.Errorf("%q, want %s", got, want)
+		}
+	}
+}
+
+// The image of a volume is in use as that of a container is.
+func TestMountedImageStays(t *testing.T) {
+	f := newFixture(t)
+	ref := f.pull(push(t, "test/data:1", v1.Config{Labels: map[string]string{"a": "volume"}}, busyboxLayer(t)))
+	pod := f.sandbox(nil)
+	f.run(pod, "sleep 1000", func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/image", Image: &runtimeapi.ImageSpec{Image: ref}, Readonly: true}}
+	})
+	remove := func() error {
+		_, err := f.RemoveImage(f.ctx(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+		return err
+	}
+	if err := remove(); err == nil || !strings.Contains(err.Error(), "is used by a container") {
+		t.Errorf("removed with a container that shows it: %v", err)
+	}
+	removed(t, f, pod)
+	if err := remove(); err != nil {
+		t.Error(err)
 	}
 }
 

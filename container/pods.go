@@ -123,7 +123,7 @@ func (s *Server) runPod(ctx context.Context, p *pod) (err error) {
 		return err
 	}
 	if r := c.GetLinux().GetResources(); r != nil && fresh {
-		if err := group.Apply(limits(r)); err != nil {
+		if err := group.Apply(podLimits(r, c.GetLinux().GetOverhead())); err != nil {
 			return fmt.Errorf("limiting the pod: %w", err)
 		}
 	}
@@ -409,6 +409,21 @@ func (s *Server) listPods() []*pod {
 	}
 	sort.Slice(list, func(a, b int) bool { return list[a].Created.Before(list[b].Created) })
 	return list
+}
+
+// podLimits are those of a pod's group: its own, and what it takes beside its containers.
+func podLimits(r, overhead *runtimeapi.LinuxContainerResources) cgroup.Limits {
+	l, more := limits(r), limits(overhead)
+	if l.Memory > 0 {
+		l.Memory += more.Memory
+	}
+	if l.CPUQuota > 0 {
+		l.CPUQuota += more.CPUQuota
+	}
+	if l.CPUShares > 0 && more.CPUShares > 2 { // 2 is none
+		l.CPUShares += more.CPUShares
+	}
+	return l
 }
 
 // limits translates the CRI's resources.

@@ -42,7 +42,7 @@ func (s *Server) UpdatePodSandboxResources(_ context.Context, req *runtimeapi.Up
 		return nil, err
 	}
 	if r := req.GetResources(); r != nil {
-		if err := s.layout.Group(p.Cgroup).Apply(limits(r)); err != nil {
+		if err := s.layout.Group(p.Cgroup).Apply(podLimits(r, req.GetOverhead())); err != nil {
 			return nil, fmt.Errorf("changing the limits of sandbox %s: %w", p.ID, err)
 		}
 	}

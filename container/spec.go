@@ -105,7 +105,11 @@ func (s *Server) environment(c *container) []string {
 	}
 	add := func(kv string) { k, v, _ := strings.Cut(kv, "="); set(k, v) }
 	add(defaultPath)
-	if host := c.pod.config().GetHostname(); host != "" {
+	host := c.pod.config().GetHostname()
+	if c.pod.options().GetNetwork() == runtimeapi.NamespaceMode_NODE {
+		host, _ = os.Hostname() // none: the program asks the kernel itself
+	}
+	if host != "" {
 		set("HOSTNAME", host)
 	}
 	if c.TTY {

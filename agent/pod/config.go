@@ -215,7 +215,7 @@ func (s *starting) mounts(vars map[string]string) ([]*runtimeapi.Mount, error) {
 			continue
 		}
 		out = append(out, &runtimeapi.Mount{
-			ContainerPath: target, HostPath: host, Readonly: m.ReadOnly || volumes.IsContent(v), Propagation: propagation(m.MountPropagation),
+			ContainerPath: target, HostPath: host, Readonly: m.ReadOnly || volumes.ReadOnly(v), Propagation: propagation(m.MountPropagation),
 			RecursiveReadOnly: m.ReadOnly && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled,
 		})
 	}

@@ -70,7 +70,8 @@ type Deps struct {
 	NodeIPs       []string
 	ClusterDNS    []netip.Addr
 	ClusterDomain string
-	Memory        int64 // of the node, bytes
+	ResolvConf    string // file with the node's resolvers; empty: podspec.ReadResolvConf chooses
+	Memory        int64  // of the node, bytes
 	Swap          podspec.Swap
 	HugePages     []corev1.ResourceName // the sizes that the node has
 	Allocatable   func() corev1.ResourceList

@@ -63,10 +63,7 @@ func (d *Deps) handle(ctx context.Context, pod *corev1.Pod, ips []string, id str
 		if pod.Spec.HostNetwork && len(d.NodeIPs) > 0 {
 			t.IP = d.NodeIPs[0]
 		}
-		if r, out := probe.HTTP(ctx, t, h.HTTPGet, hookTimeout, "kube-lifecycle/1.36"); r != probe.Success {
-			return fmt.Errorf("%s", out)
-		}
-		return nil
+		return probe.Call(ctx, t, h.HTTPGet, hookTimeout, "kube-lifecycle/1.36")
 	case h.Sleep != nil:
 		timer := d.Clock.NewTimer(time.Duration(h.Sleep.Seconds) * time.Second)
 		defer timer.Stop()

@@ -196,7 +196,7 @@ func (a *Actor) makeSandbox(ctx context.Context, pod *corev1.Pod, v *view.Pod) (
 		}
 	}
 	if a.d.Groups != nil {
-		if err := a.d.Groups.Apply(cfg.Linux.CgroupParent, cfg.Linux.Resources); err != nil {
+		if err := a.d.Groups.Apply(cfg.Linux.CgroupParent, podspec.GroupResources(cfg.Linux)); err != nil {
 			return nil, err
 		}
 	}
@@ -219,8 +219,8 @@ func (d *Deps) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSa
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the log directory of the pod: %w", err)
 	}
-	host, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	host, err := podspec.ReadResolvConf(d.ResolvConf)
+	if err != nil {
 		return nil, fmt.Errorf("read the node's resolver configuration: %w", err)
 	}
 	users, err := d.users(pod)
@@ -229,7 +229,7 @@ func (d *Deps) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSa
 	}
 	cfg := podspec.Sandbox(pod, podspec.SandboxOptions{
 		Attempt: attempt, LogDir: dir, CgroupRoot: d.CgroupRoot, Tasks: d.PodPids, ClusterDomain: d.ClusterDomain, Users: users,
-		DNS: podspec.DNS(pod, podspec.ParseResolvConf(host), d.ClusterDNS, d.ClusterDomain),
+		DNS: podspec.DNS(pod, host, d.ClusterDNS, d.ClusterDomain),
 	})
 	alone := d.alone(pod)
 	podspec.Containers(pod, func(c *corev1.Container, _ bool) {

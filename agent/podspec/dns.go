@@ -3,8 +3,11 @@ package podspec
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -18,6 +21,38 @@ const (
 	maxSearches    = 32
 	maxSearchChars = 2048
 )
+
+// Where the node's resolvers are written down: of the second kind is a machine with
+// systemd-resolved, whose own address means nothing in a pod.
+const (
+	resolvConf = "/etc/resolv.conf"
+	forwarded  = "/run/systemd/resolve/resolv.conf"
+)
+
+// ReadResolvConf reads a node's resolvers from a file; empty: from /etc/resolv.conf, or
+// from what systemd-resolved forwards to if that names only the machine itself. No file
+// has none.
+func ReadResolvConf(file string) (*runtimeapi.DNSConfig, error) {
+	if file != "" {
+		return readResolvConf(file)
+	}
+	c, err := readResolvConf(resolvConf)
+	if err != nil || len(c.Servers) == 0 || slices.ContainsFunc(c.Servers, func(s string) bool { a, err := netip.ParseAddr(s); return err != nil || !a.IsLoopback() }) {
+		return c, err
+	}
+	if f, err := readResolvConf(forwarded); err == nil && len(f.Servers) > 0 {
+		return f, nil
+	}
+	return c, nil
+}
+
+func readResolvConf(file string) (*runtimeapi.DNSConfig, error) {
+	data, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return ParseResolvConf(data), nil
+}
 
 // ParseResolvConf reads the contents of a resolv.conf.
 func ParseResolvConf(data []byte) *runtimeapi.DNSConfig {

@@ -62,6 +62,33 @@ func TestQOSAndResources(t *testing.T) {
 	}
 }
 
+// Who has no limit has none by others' either; what a pod takes beside its containers
+// counts for its group.
+func TestPodGroup(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	for name, tc := range map[string]struct {
+		change        func(*corev1.Pod)
+		memory, quota int64
+		shares        int64
+	}{
+		"alone":          {func(*corev1.Pod) {}, 1 << 30, 50000, 512},
+		"init container": {func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "i"}} }, 0, 0, 512},
+		"sidecar":        {func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "i", RestartPolicy: &always}} }, 0, 0, 512},
+		"debugger":       {func(p *corev1.Pod) { p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{}} }, 1 << 30, 50000, 512},
+		"overhead":       {func(p *corev1.Pod) { p.Spec.Overhead = list("250m", "1Gi") }, 2 << 30, 75000, 768},
+		"overhead beside no limit": {func(p *corev1.Pod) {
+			p.Spec.Overhead, p.Spec.Containers[0].Resources.Limits = list("250m", "1Gi"), nil
+		}, 0, 0, 768},
+	} {
+		p := pod(list("500m", "1Gi"), list("500m", "1Gi"))
+		tc.change(p)
+		r := GroupResources(Sandbox(p, SandboxOptions{}).Linux)
+		if r.MemoryLimitInBytes != tc.memory || r.CpuQuota != tc.quota || r.CpuShares != tc.shares {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
+}
+
 func TestDNS(t *testing.T) {
 	host := ParseResolvConf([]byte("# c\nnameserver 9.9.9.9\nsearch corp.example. .\noptions timeout:1\n"))
 	cluster := []netip.Addr{netip.MustParseAddr("10.96.0.10")}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
@@ -161,15 +162,31 @@ func PodResources(pod *corev1.Pod) *runtimeapi.LinuxContainerResources {
 	opts := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
 	requests, limits := resourcehelper.PodRequests(pod, opts), resourcehelper.PodLimits(pod, opts)
 	podLevel := resourcehelper.IsPodLevelLimitsSet(pod)
-	// A limit counts for the pod only when each container has one.
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		for i := range pod.Spec.Containers {
-			if q, ok := pod.Spec.Containers[i].Resources.Limits[name]; !podLevel && (!ok || q.IsZero()) {
+	// A limit counts for the pod only when each container has one, init containers too.
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			if q := c.Resources.Limits[name]; !podLevel && q.IsZero() {
 				delete(limits, name)
 			}
 		}
 	}
 	return resourcesOf(requests, limits)
+}
+
+// GroupResources are the limits of a pod's control group, as the sandbox's configuration
+// has them: the pod's, and what it takes beside its containers.
+func GroupResources(c *runtimeapi.LinuxPodSandboxConfig) *runtimeapi.LinuxContainerResources {
+	out, more := proto.Clone(c.Resources).(*runtimeapi.LinuxContainerResources), c.Overhead
+	if out.MemoryLimitInBytes > 0 {
+		out.MemoryLimitInBytes += more.MemoryLimitInBytes
+	}
+	if out.CpuQuota > 0 {
+		out.CpuQuota += more.CpuQuota
+	}
+	if more.CpuShares > minShares {
+		out.CpuShares += more.CpuShares
+	}
+	return out
 }
 
 func resourcesOf(requests, limits corev1.ResourceList) *runtimeapi.LinuxContainerResources {

@@ -25,9 +25,54 @@ const maxRedirects = 10
 // HTTP requests a URL of the target. 2xx and 3xx mean success. Certificates are
 // not verified, and no connection is kept.
 func HTTP(ctx context.Context, t Target, h *corev1.HTTPGetAction, timeout time.Duration, agent string) (Result, string) {
-	port, err := Port(h.Port, t.Container)
+	req, err := request(ctx, t, h, agent)
 	if err != nil {
 		return Unknown, err.Error()
+	}
+	resp, err := caller(timeout).Do(req)
+	if errors.Is(err, errElsewhere) {
+		return Success, "Probe terminated redirects"
+	}
+	if err != nil {
+		return Failure, err.Error()
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxOutput))
+	if err != nil && len(body) == 0 {
+		return Failure, err.Error()
+	}
+	if resp.StatusCode >= 200 && resp.StatusCode < 400 {
+		return Success, string(body)
+	}
+	return Failure, fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode)
+}
+
+// Call requests a URL of the target, whatever it answers: so are containers told of
+// their lives. Who is asked by https but speaks http is asked by that.
+func Call(ctx context.Context, t Target, h *corev1.HTTPGetAction, timeout time.Duration, agent string) error {
+	req, err := request(ctx, t, h, agent)
+	if err != nil {
+		return err
+	}
+	resp, err := caller(timeout).Do(req)
+	if err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+		req.URL.Scheme = "http"
+		resp, err = caller(timeout).Do(req)
+	}
+	if err != nil && !errors.Is(err, errElsewhere) {
+		return err
+	}
+	if resp != nil {
+		resp.Body.Close()
+	}
+	return nil
+}
+
+// request is what is asked of the target.
+func request(ctx context.Context, t Target, h *corev1.HTTPGetAction, agent string) (*http.Request, error) {
+	port, err := Port(h.Port, t.Container)
+	if err != nil {
+		return nil, err
 	}
 	scheme := strings.ToLower(string(h.Scheme))
 	if scheme == "" {
@@ -43,7 +88,7 @@ func HTTP(ctx context.Context, t Target, h *corev1.HTTPGetAction, timeout time.D
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return Unknown, err.Error()
+		return nil, err
 	}
 	req.Header.Set("User-Agent", agent)
 	req.Header.Set("Accept", "*/*")
@@ -63,7 +108,11 @@ func HTTP(ctx context.Context, t Target, h *corev1.HTTPGetAction, timeout time.D
 			req.Header.Del(name)
 		}
 	}
-	client := &http.Client{
+	return req, nil
+}
+
+func caller(timeout time.Duration) *http.Client {
+	return &http.Client{
 		Timeout: timeout,
 		Transport: &http.Transport{
 			DisableKeepAlives: true, DisableCompression: true,
@@ -80,20 +129,4 @@ func HTTP(ctx context.Context, t Target, h *corev1.HTTPGetAction, timeout time.D
 			return nil
 		},
 	}
-	resp, err := client.Do(req)
-	if errors.Is(err, errElsewhere) {
-		return Success, "Probe terminated redirects"
-	}
-	if err != nil {
-		return Failure, err.Error()
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxOutput))
-	if err != nil && len(body) == 0 {
-		return Failure, err.Error()
-	}
-	if resp.StatusCode >= 200 && resp.StatusCode < 400 {
-		return Success, string(body)
-	}
-	return Failure, fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode)
 }

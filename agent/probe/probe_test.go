@@ -64,6 +64,16 @@ func TestHTTP(t *testing.T) {
 				t.Errorf("%s %s: %v %q", scheme, path, r, out)
 			}
 		}
+		// A hook is told, whatever it answers and however it is spoken to.
+		for path, want := range map[string]string{"/bad": "", "/away": "", "/here": "", "/slow": "Client.Timeout"} {
+			err := Call(t.Context(), target, &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("web"), Scheme: corev1.URISchemeHTTPS}, 50*time.Millisecond, "kube-lifecycle/1.36")
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("%s, a hook of %s: %v", scheme, path, err)
+			}
+		}
+		if err := Call(t.Context(), target, &corev1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(1)}, 5*time.Second, "x"); err == nil {
+			t.Error("nobody was there, and the hook was told")
+		}
 		h := corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/slow", Port: intstr.FromInt32(int32(port)), Scheme: corev1.URIScheme(strings.ToUpper(scheme))}}
 		if r, out := Run(t.Context(), nil, target, h, 50*time.Millisecond); r != Failure || !strings.Contains(out, "Client.Timeout") {
 			t.Errorf("slow: %v %q", r, out)

@@ -40,8 +40,8 @@ func (m *Manager) emptyDir(pod *corev1.Pod, v *corev1.Volume) (string, error) {
 		if l := v.EmptyDir.SizeLimit; l != nil && !l.IsZero() {
 			data += fmt.Sprintf(",size=%d", l.Value())
 		}
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, data); err != nil {
-			return "", fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+		if err := mountTmpfs(dir, 0, data); err != nil {
+			return "", err
 		}
 	case medium == corev1.StorageMediumHugePages || strings.HasPrefix(string(medium), string(corev1.StorageMediumHugePagesPrefix)):
 		mounted, err := isMountPoint(dir)

@@ -69,7 +69,12 @@ func (m *Manager) Open() error {
 	if there, err := isMountPoint(dir); err != nil || there {
 		return err
 	}
-	const flags, data = unix.MS_NOSUID | unix.MS_NODEV, "mode=0750"
+	return mountTmpfs(dir, unix.MS_NOSUID|unix.MS_NODEV, "mode=0750")
+}
+
+// mountTmpfs mounts a file system in memory that is not swapped out, where the kernel
+// can have it so.
+func mountTmpfs(dir string, flags uintptr, data string) error {
 	err := unix.Mount("tmpfs", dir, "tmpfs", flags, data+",noswap")
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.4
 		err = unix.Mount("tmpfs", dir, "tmpfs", flags, data)
@@ -113,9 +118,13 @@ func (m *Manager) Pods() (map[string]bool, error) {
 	return out, nil
 }
 
-// IsContent tells whether a volume shows what the API holds. Containers cannot write to
-// these.
-func IsContent(v *corev1.Volume) bool {
+// ReadOnly tells whether containers cannot write to a volume, whatever their mounts say.
+func ReadOnly(v *corev1.Volume) bool {
+	return isContent(v) || v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
+}
+
+// isContent tells whether a volume shows what the API holds.
+func isContent(v *corev1.Volume) bool {
 	return v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil
 }
 
@@ -167,7 +176,7 @@ func (m *Manager) Update(ctx context.Context, pod *corev1.Pod) (refresh time.Tim
 	var errs []error
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if !IsContent(v) {
+		if !isContent(v) {
 			continue
 		}
 		_, next, err := m.prepare(ctx, pod, v)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -224,6 +226,15 @@ spec:
 	c.must("delete", "pod", "flood")
 }
 
+// may tells whether this process has a capability.
+func may(t *testing.T, capability int) bool {
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &have[0]); err != nil {
+		t.Fatal(err)
+	}
+	return have[capability/32].Effective&(1<<(capability%32)) != 0
+}
+
 // podBounds: what a pod may be and have is bounded: its processes, its kernel parameters.
 func podBounds(t *testing.T, c *cluster) {
 	bomb := func(name string) string {
@@ -263,9 +274,19 @@ spec:
 	}
 	for class, want := range map[string]string{"besteffort": "2", "burstable": "102"} { // calm asks for a tenth of a CPU
 		weight := map[string]string{"2": "1", "102": "17"}[want]
-		if got := group(class + "/cpu.shares") + group(class+"/cpu.weight"); got != want && got != weight {
+		if got := group(class+"/cpu.shares") + group(class+"/cpu.weight"); got != want && got != weight {
 			t.Errorf("pods of the class %s weigh %q, want %s or %s", class, got, want, weight)
 		}
+	}
+	score := "-999"
+	if !may(t, unix.CAP_SYS_RESOURCE) {
+		score = "0" // it can only be raised
+	}
+	if own, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", c.proc.Process.Pid)); err != nil || strings.TrimSpace(string(own)) != score {
+		t.Errorf("when memory is short knarr's own score is %q, %v, want %s", own, err, score)
+	}
+	if score, err := strconv.Atoi(strings.TrimSpace(c.must("exec", "calm", "--", "cat", "/proc/self/oom_score_adj"))); err != nil || score < 3 {
+		t.Errorf("that of a container is %d, %v", score, err)
 	}
 	c.must("delete", "pod", "bomb", "calm", "--now")
 	for name, want := range map[string]string{"kernel.msgmax": `forbidden sysctl: "kernel.msgmax" not allowlisted`, "vm.swappiness": `forbidden sysctl: "vm.swappiness" not allowlisted`} {

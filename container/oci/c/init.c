@@ -294,6 +294,9 @@ __attribute__((used)) void start_c(long *sp) {
 	for (s = blob + c->masked, i = 0; i < c->nmasked; i++, s += len(s) + 1) mask(s);
 
 	SYS0(__NR_setsid);
+	/* Keys that others of knarr's session hold are nobody's in here; a kernel without keys,
+	   or a user who may have no more of them, is no reason to stay away. */
+	SYS3(__NR_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, 0, 0);
 	if (c->flags & F_TTY) check(S_TTY, SYS3(__NR_ioctl, 0, TIOCSCTTY, 0));
 	if (c->nofile) {
 		u64 lim[2] = { c->nofile, c->nofile };
