@@ -34,6 +34,7 @@ func TestNodeFeatures(t *testing.T) {
 		{"credentials of a provider", func(t *testing.T, c *cluster) { credentials(t, c, locked) }},
 		{"images of others", func(t *testing.T, c *cluster) { ownImages(t, c, locked) }},
 		{"devices of claims", claims},
+		{"what monitors read", monitored},
 		{"a flood of logs", logFlood},
 	} {
 		t.Run(sub.name, func(t *testing.T) {
