@@ -55,7 +55,7 @@ func TestNodeEvents(t *testing.T) {
 			t.Errorf("%s: %q, want %q", what, got, want)
 		}
 	}
-	expect("a new node", "NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady", "Starting")
+	expect("a new node", "Starting", "NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady")
 	expect("nothing new")
 	clk.Step(time.Hour)
 	expect("a heartbeat")

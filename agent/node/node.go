@@ -225,7 +225,6 @@ func (r *Reporter) report(ctx context.Context) error {
 		if err := r.register(ctx, want); err != nil {
 			return err
 		}
-		r.started.Do(func() { r.cfg.Recorder.Event(r.Node(), corev1.EventTypeNormal, "Starting", "Starting kubelet.") })
 	}
 	have := r.Node()
 	status := r.merge(have, want)
@@ -281,8 +280,11 @@ func (r *Reporter) register(ctx context.Context, status corev1.NodeStatus) error
 	n.Annotations = map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
 	obj, err := r.cfg.Client.Create(ctx, r.key(), n)
 	if err == nil {
+		if err := r.adopt(obj); err != nil {
+			return err
+		}
 		r.tell(obj, corev1.NodeStatus{}, n.Status)
-		return r.adopt(obj)
+		return nil
 	}
 	if !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("register node %s: %w", r.cfg.Name, err)
@@ -324,6 +326,7 @@ func (r *Reporter) adopt(obj client.Object) error {
 		return fmt.Errorf("register node %s: server answered a %T", r.cfg.Name, obj)
 	}
 	r.set(n)
+	r.started.Do(func() { r.cfg.Recorder.Event(n, corev1.EventTypeNormal, "Starting", "Starting kubelet.") })
 	return nil
 }
 
