@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -26,6 +28,7 @@ import (
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/client/remote"
 	"knarr.dev/knarr/kit/lean"
+	"knarr.dev/knarr/kit/pki"
 )
 
 func agentCommand() *cobra.Command {
@@ -33,8 +36,8 @@ func agentCommand() *cobra.Command {
 		Use:   "agent",
 		Short: "Run this machine as a node of a cluster that runs elsewhere",
 		Long: `Run the node's part alone: agent, container runtime and data path. The API is
-reached with a kubeconfig, or with --server, --certificate-authority and
---token-file, as the user system:node:NAME of the group system:nodes. Containers
+reached with a kubeconfig, with a bootstrap token (--bootstrap-kubeconfig), or
+with --server, --certificate-authority and --token-file, as the user system:node:NAME of the group system:nodes. Containers
 go on when it ends.`,
 		Args: cobra.NoArgs,
 	}
@@ -42,6 +45,7 @@ go on when it ends.`,
 	f := c.Flags()
 	d := defaultConfig()
 	kubeconfig := f.String("kubeconfig", "", "access to the API server")
+	bootstrap := f.String("bootstrap-kubeconfig", "", "access with a bootstrap token, by which the node asks for certificates of its own; they are renewed in time")
 	load := instanceFlags(c)
 	server := f.String("server", "", "address of the API server; overrides the kubeconfig's")
 	ca := f.String("certificate-authority", "", "file with the certificate authority of the API server")
@@ -63,6 +67,7 @@ go on when it ends.`,
 		cfg.API.Kubeconfig = ""
 		for flag, apply := range map[string]func(){
 			"kubeconfig":            func() { cfg.Join.Kubeconfig = *kubeconfig },
+			"bootstrap-kubeconfig":  func() { cfg.Join.BootstrapKubeconfig = *bootstrap },
 			"server":                func() { cfg.Join.Server = *server },
 			"certificate-authority": func() { cfg.Join.CAFile = *ca },
 			"token-file":            func() { cfg.Join.TokenFile = *token },
@@ -103,17 +108,12 @@ func runAgent(ctx context.Context, cfg *Config, p *parent) error {
 	if err := cfg.makeDirs(); err != nil {
 		return err
 	}
-	rc, err := cfg.Join.rest()
+	rc, acc, err := cfg.access(ctx, p.dial(), log)
 	if err != nil {
 		return err
 	}
-	rc.Dial = p.dial()
 	requests := metrics.NewRequests()
 	rc.Wrap(requests.Wrap)
-	acc, err := cfg.Join.serving(rc)
-	if err != nil {
-		return err
-	}
 	n, err := openNode(ctx, cfg, p.dial(), log)
 	if err != nil {
 		return err
@@ -142,6 +142,28 @@ func runAgent(ctx context.Context, cfg *Config, p *parent) error {
 	return g.Wait()
 }
 
+// access is how the node uses the API, and what its own server shows.
+func (c *Config) access(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), log *slog.Logger) (*rest.Config, access, error) {
+	if c.Join.BootstrapKubeconfig == "" {
+		rc, err := c.Join.rest()
+		if err != nil {
+			return nil, access{}, err
+		}
+		rc.Dial = dial
+		acc, err := c.Join.serving(rc, log)
+		return rc, acc, err
+	}
+	rc, acc, err := c.enroll(ctx, dial, log)
+	if err != nil || c.Join.CertFile == "" {
+		return rc, acc, err
+	}
+	s, err := c.Join.servingFiles(log)
+	if err == nil {
+		acc.serving = shows(s)
+	}
+	return rc, acc, err
+}
+
 // rest is the access to the API.
 func (j *JoinConfig) rest() (*rest.Config, error) {
 	if j.Kubeconfig != "" {
@@ -152,7 +174,7 @@ func (j *JoinConfig) rest() (*rest.Config, error) {
 		return rc, rest.LoadTLSFiles(rc)
 	}
 	if j.Server == "" || j.CAFile == "" {
-		return nil, errors.New("no way to the cluster: give --kubeconfig, or --server with --certificate-authority and --token-file")
+		return nil, errors.New("no way to the cluster: give --kubeconfig, --bootstrap-kubeconfig, or --server with --certificate-authority and --token-file")
 	}
 	rc := &rest.Config{Host: j.Server, BearerTokenFile: j.TokenFile, TLSClientConfig: rest.TLSClientConfig{CAFile: j.CAFile}}
 	if err := rest.LoadTLSFiles(rc); err != nil {
@@ -161,12 +183,29 @@ func (j *JoinConfig) rest() (*rest.Config, error) {
 	return rc, nil
 }
 
+// shows is what a server shows of a source.
+func shows(s *pki.Source) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.Certificate(), nil }
+}
+
+// servingFiles is a certificate from files, read again when they change.
+func (j *JoinConfig) servingFiles(log *slog.Logger) (*pki.Source, error) {
+	return pki.Files(j.CertFile, j.KeyFile, time.Now, func(err error) {
+		log.Error("the certificate of the agent's server could not be read again: the former one serves on", "error", err)
+	})
+}
+
 // serving is what the agent's own server shows, and whom it knows.
-func (j *JoinConfig) serving(rc *rest.Config) (acc access, err error) {
+func (j *JoinConfig) serving(rc *rest.Config, log *slog.Logger) (acc access, err error) {
 	if j.CertFile != "" {
-		acc.serving, err = tls.LoadX509KeyPair(j.CertFile, j.KeyFile)
+		var s *pki.Source
+		if s, err = j.servingFiles(log); err == nil {
+			acc.serving = shows(s)
+		}
 	} else {
-		acc.serving, err = tls.X509KeyPair(rc.CertData, rc.KeyData)
+		var pair tls.Certificate
+		pair, err = tls.X509KeyPair(rc.CertData, rc.KeyData)
+		acc.serving = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }
 	}
 	if err != nil {
 		return acc, fmt.Errorf("certificate of the agent's server: %w: give --tls-cert-file and --tls-private-key-file", err)

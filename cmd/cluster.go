@@ -31,6 +31,7 @@ import (
 	"knarr.dev/knarr/datapath"
 	"knarr.dev/knarr/dns"
 	"knarr.dev/knarr/kit/lean"
+	"knarr.dev/knarr/kit/pki"
 	"knarr.dev/knarr/store"
 )
 
@@ -221,12 +222,15 @@ func (c *cluster) apiAddress() netip.Addr {
 // runNode runs the first node.
 func (c *cluster) runNode(ctx context.Context, g *errgroup.Group) error {
 	user := auth.UserNode + c.cfg.Node.Name
-	pair, err := nodeCertificate(c.control.ca, c.cfg, net.IPv4(127, 0, 0, 1))
+	issue := func() (*pki.Pair, error) { return nodeCertificate(c.control.ca, c.cfg, net.IPv4(127, 0, 0, 1)) }
+	source, err := pki.Issued(issue, time.Now, func(err error) {
+		c.log.Error("the certificate of the node's server could not be renewed: the former one serves on", "error", err)
+	})
 	if err != nil {
 		return err
 	}
 	return c.node.run(ctx, g, access{
-		client: c.control.local.As(auth.Component(user, auth.GroupNodes)), serving: pair.TLS, clients: c.control.ca.Pool(), authorize: c.authorizeAgent,
+		client: c.control.local.As(auth.Component(user, auth.GroupNodes)), serving: shows(source), clients: c.control.ca.Pool(), authorize: c.authorizeAgent,
 	})
 }
 

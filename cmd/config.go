@@ -148,9 +148,11 @@ type NodeConfig struct {
 // by a kubeconfig, or by server, authority and token.
 type JoinConfig struct {
 	Kubeconfig string `json:"kubeconfig,omitempty"`
-	Server     string `json:"server,omitempty"`
-	CAFile     string `json:"caFile,omitempty"`
-	TokenFile  string `json:"tokenFile,omitempty"`
+	// BootstrapKubeconfig has a token with which the node asks for certificates of its own.
+	BootstrapKubeconfig string `json:"bootstrapKubeconfig,omitempty"`
+	Server              string `json:"server,omitempty"`
+	CAFile              string `json:"caFile,omitempty"`
+	TokenFile           string `json:"tokenFile,omitempty"`
 	// CertFile and KeyFile serve the kubelet API; empty: the client certificate
 	// does, which must be good for both.
 	CertFile string `json:"certFile,omitempty"`

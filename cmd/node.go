@@ -53,7 +53,7 @@ type access struct {
 	remote    bool
 	requests  *metrics.Requests // counts those to the API; nil: nothing does
 	cert      *x509.Certificate // shown to the API; nil: none
-	serving   tls.Certificate
+	serving   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	clients   *x509.CertPool
 	authorize func(*http.Request) error
 }
@@ -228,7 +228,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		ResolvConf: n.cfg.Node.ResolvConf, UnsafeSysctls: n.cfg.Node.UnsafeSysctls, PodPids: n.cfg.Node.PodPids, Taints: n.cfg.Node.Taints,
 		CgroupRoot: n.cfg.podGroup(), Classes: shared, MaxPods: n.cfg.Node.MaxPods, NodeLabels: n.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
 		Listen: n.api, Healthz: n.cfg.listenHealthz(n.log), Requests: acc.requests, ClientCert: acc.cert,
-		TLS:       &tls.Config{Certificates: []tls.Certificate{acc.serving}, ClientCAs: acc.clients, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
+		TLS:       &tls.Config{GetCertificate: acc.serving, ClientCAs: acc.clients, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
 		Authorize: acc.authorize, Clock: clock.RealClock{}, Log: n.log,
 	})
 	if err != nil {

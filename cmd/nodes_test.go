@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -144,14 +145,15 @@ func TestNodeCertificateJoins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	acc, err := j.serving(rc)
+	acc, err := j.serving(rc, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf, err := x509.ParseCertificate(acc.serving.Certificate[0])
+	shown, err := acc.serving(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	leaf := shown.Leaf
 	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
 		if _, err := leaf.Verify(x509.VerifyOptions{Roots: acc.clients, KeyUsages: []x509.ExtKeyUsage{use}}); err != nil {
 			t.Errorf("use %v: %v", use, err)
