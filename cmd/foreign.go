@@ -47,7 +47,7 @@ func kubeletFlags(f *pflag.FlagSet) func(*Config) error {
 	providers := f.String("image-credential-provider-config", "", "file, or folder of files, that says which programs know the credentials of which images")
 	providerBin := f.String("image-credential-provider-bin-dir", "", "where these programs are")
 	static := f.String("pod-manifest-path", "", "folder, or file, of pods that this node runs whatever the API says")
-	evict, exclusive, shutdown, admission := evictionFlags(f), exclusiveFlags(f), shutdownFlags(f), admissionFlags(f)
+	evict, exclusive, shutdown, admission, healthz := evictionFlags(f), exclusiveFlags(f), shutdownFlags(f), admissionFlags(f), healthzFlags(f)
 	return func(cfg *Config) error {
 		for name, apply := range map[string]func(){
 			"container-runtime-endpoint":        func() { cfg.Node.RuntimeEndpoint = *endpoint },
@@ -64,6 +64,7 @@ func kubeletFlags(f *pflag.FlagSet) func(*Config) error {
 		}
 		exclusive(cfg)
 		shutdown(cfg)
+		healthz(cfg)
 		return errors.Join(admission(cfg), evict(cfg))
 	}
 }

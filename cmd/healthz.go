@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+
+	"github.com/spf13/pflag"
 )
 
 // HealthzConfig says where the agent answers its health checks to whoever reaches it, as
@@ -17,8 +19,26 @@ type HealthzConfig struct {
 	HealthzAddress string `json:"healthzBindAddress,omitempty"`
 }
 
-// defaultHealthzPort is the kubelet's.
-const defaultHealthzPort = 10248
+// The kubelet's place.
+const (
+	defaultHealthzPort    = 10248
+	defaultHealthzAddress = "127.0.0.1"
+)
+
+// healthzFlags adds the kubelet's flags; what it returns overrides the configuration by those
+// that were given.
+func healthzFlags(f *pflag.FlagSet) func(*Config) {
+	port := f.Int("healthz-port", defaultHealthzPort, "port of the health checks that need no credentials; 0: none, which is the default of instances with other names")
+	address := f.String("healthz-bind-address", defaultHealthzAddress, "address of this port")
+	return func(cfg *Config) {
+		if f.Changed("healthz-port") {
+			cfg.Node.HealthzPort = port
+		}
+		if f.Changed("healthz-bind-address") {
+			cfg.Node.HealthzAddress = *address
+		}
+	}
+}
 
 // healthzPort is where the node's health checks are answered; 0: nowhere.
 func (c *Config) healthzPort() int {
@@ -37,7 +57,7 @@ func (c *Config) listenHealthz(log *slog.Logger) net.Listener {
 	if port == 0 {
 		return nil
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(cmp.Or(c.Node.HealthzAddress, "127.0.0.1"), strconv.Itoa(port)))
+	l, err := net.Listen("tcp", net.JoinHostPort(cmp.Or(c.Node.HealthzAddress, defaultHealthzAddress), strconv.Itoa(port)))
 	if err != nil {
 		log.Warn("nobody answers the node's health checks: stop what uses the port, or set node.healthzPort to another or to 0", "error", err)
 		return nil

@@ -37,6 +37,7 @@ type sample struct {
 	now       time.Time
 	traffic   []sandbox.Traffic
 	transfers []cgroup.Transfer
+	pressures map[string]*pressure.Pressure
 	resources *runtimeapi.LinuxContainerResources
 }
 
@@ -95,12 +96,27 @@ func (s *sample) quota(r []reading) []reading {
 // pressureMetric is the time that some or all tasks waited for a resource.
 func pressureMetric(name, help, resource string, read func(pressure.Pressure) time.Duration) metric {
 	return ofGroup(name, help, counter, func(s *sample) []reading {
-		p, ok := s.group.Pressure(resource)
-		if !ok {
+		p := s.pressure(resource)
+		if p == nil {
 			return nil
 		}
-		return seconds(read(p))
+		return seconds(read(*p))
 	})
+}
+
+// pressure reads the group's, once for all metrics of a resource; nil: it is not known.
+func (s *sample) pressure(resource string) *pressure.Pressure {
+	p, read := s.pressures[resource]
+	if !read {
+		if got, ok := s.group.Pressure(resource); ok {
+			p = &got
+		}
+		if s.pressures == nil {
+			s.pressures = map[string]*pressure.Pressure{}
+		}
+		s.pressures[resource] = p
+	}
+	return p
 }
 
 // metrics lists them all; the order is that of the descriptors.

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"regexp"
 	"strings"
 	"testing"
@@ -9,7 +11,8 @@ import (
 
 // monitored: what the rules and dashboards of monitoring read of a node is there, with real
 // figures.
-func monitored(t *testing.T, c *cluster) {
+func monitored(t *testing.T, c *cluster, healthz int) {
+
 	c.apply(`
 apiVersion: v1
 kind: Pod
@@ -50,4 +53,12 @@ spec:
 		}
 	}
 	c.must("delete", "pod", "busy")
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", healthz))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || string(text) != "ok" {
+		t.Errorf("the health checks answer %s %q, %v", resp.Status, text, err)
+	}
 }

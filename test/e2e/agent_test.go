@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"knarr.dev/knarr/test/ports"
 )
 
 // One cluster, what a node gives its pods beside a sandbox.
@@ -17,10 +19,14 @@ func TestNodeFeatures(t *testing.T) {
 	// The last CPU is for who has it alone, the others are the system's.
 	last := runtime.NumCPU() - 1
 	locked, providers, programs := lockedRegistry(t)
+	healthz, err := ports.Free()
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := startWith(t, func(dir string) string { return filepath.Join(dir, "data") },
 		"--image-credential-provider-config="+providers, "--image-credential-provider-bin-dir="+programs,
 		"--cpu-manager-policy=static", fmt.Sprintf("--reserved-cpus=0-%d", max(last-1, 0)), "--topology-manager-policy=single-numa-node",
-		"--pod-max-pids=200", "--allowed-unsafe-sysctls=net.core.*", "--register-with-taints=slow=yes:PreferNoSchedule")
+		fmt.Sprintf("--healthz-port=%d", healthz), "--pod-max-pids=200", "--allowed-unsafe-sysctls=net.core.*", "--register-with-taints=slow=yes:PreferNoSchedule")
 	for _, sub := range []struct {
 		name string
 		test func(*testing.T, *cluster)
@@ -34,7 +40,7 @@ func TestNodeFeatures(t *testing.T) {
 		{"credentials of a provider", func(t *testing.T, c *cluster) { credentials(t, c, locked) }},
 		{"images of others", func(t *testing.T, c *cluster) { ownImages(t, c, locked) }},
 		{"devices of claims", claims},
-		{"what monitors read", monitored},
+		{"what monitors read", func(t *testing.T, c *cluster) { monitored(t, c, healthz) }},
 		{"a flood of logs", logFlood},
 	} {
 		t.Run(sub.name, func(t *testing.T) {
