@@ -10,6 +10,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -97,6 +98,13 @@ type Config struct {
 	// StaticPodPath is a folder, or file, of manifests of pods that run whatever the
 	// API says; empty: there are none.
 	StaticPodPath string
+	// LogMaxSize is how many bytes a log file has before it is put aside, LogMaxFiles how
+	// many there are of a container; 0: 10 MiB and 5.
+	LogMaxSize  int64
+	LogMaxFiles int
+	// SingleProcessOOMKill: the kernel ends one process of a container that is out of
+	// memory, not all, as it does anyway in the first version of control groups.
+	SingleProcessOOMKill bool
 	// UnsafeSysctls are patterns of the sysctls that pods may set besides the safe ones;
 	// see podspec.CheckSysctlPatterns.
 	UnsafeSysctls []string
@@ -252,6 +260,7 @@ func New(cfg Config) (*Agent, error) {
 		Allocatable: a.node.Allocatable, Metrics: count, MaxRestart: cfg.MaxRestart, Removing: semaphore.NewWeighted(removals), Clock: cfg.Clock, Log: cfg.Log,
 	}
 	a.deps.Swap = podspec.Swap{Behavior: cfg.SwapBehavior, Unified: node.UnifiedMemory("/sys/fs/cgroup")}
+	a.deps.EndTogether = a.deps.Swap.Unified && !cfg.SingleProcessOOMKill
 	if info.Swap != nil {
 		a.deps.Swap.Total = *info.Swap.Capacity
 	}
@@ -301,6 +310,7 @@ func New(cfg Config) (*Agent, error) {
 }
 
 func defaults(cfg *Config) {
+	cfg.LogMaxSize, cfg.LogMaxFiles = cmp.Or(cfg.LogMaxSize, maxLogSize), cmp.Or(cfg.LogMaxFiles, maxLogFiles)
 	if cfg.CgroupRoot == "" {
 		cfg.CgroupRoot = "/kubepods"
 	}

@@ -24,17 +24,21 @@ const (
 	floodEvery   = 50 * time.Millisecond // at the most
 	alarmedIn    = 100 * time.Millisecond
 	writtenEvery = time.Second
-	maxLogSize   = 10 << 20 // bytes of one log file
-	maxLogFiles  = 5
+)
+
+// What a container's logs may take unless the node says otherwise.
+const (
+	maxLogSize  = 10 << 20 // bytes of one file
+	maxLogFiles = 5
 )
 
 // untilFull is when to look again at a log of that size that has grown by so many bytes
-// within passed: before it is too large if it goes on like this.
-func untilFull(size, grown int64, passed time.Duration) time.Duration {
+// within passed: before it has most if it goes on like this.
+func untilFull(most, size, grown int64, passed time.Duration) time.Duration {
 	if grown <= 0 {
 		return collectEvery
 	}
-	left := float64(max(maxLogSize-size, 0)) / float64(grown) * float64(passed)
+	left := float64(max(most-size, 0)) / float64(grown) * float64(passed)
 	return time.Duration(min(max(left, float64(floodEvery)), float64(writtenEvery)))
 }
 
@@ -74,7 +78,7 @@ func (r *rotation) look(ctx context.Context) time.Duration {
 				grown = size
 			}
 			sizes[path] = size
-			if size >= maxLogSize {
+			if size >= r.cfg.LogMaxSize {
 				if err := r.rotate(ctx, path, list[0].Id); err != nil && ctx.Err() == nil {
 					r.cfg.Log.Warn("a container's log could not be rotated", "container", name, "pod", obj.Namespace+"/"+obj.Name, "error", err)
 				}
@@ -83,7 +87,7 @@ func (r *rotation) look(ctx context.Context) time.Duration {
 			if grown == 0 && r.quiet != nil {
 				_ = r.quiet(path) // a log that has gone needs no alarm
 			}
-			soon = min(soon, untilFull(size, grown, passed))
+			soon = min(soon, untilFull(r.cfg.LogMaxSize, size, grown, passed))
 		}
 	}
 	return soon
@@ -103,7 +107,7 @@ func (r *rotation) rotate(ctx context.Context, path, id string) error {
 		return err
 	}
 	slices.Sort(rotated)
-	for len(rotated) > maxLogFiles-1 {
+	for len(rotated) > r.cfg.LogMaxFiles-1 {
 		if err := os.Remove(rotated[0]); err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ func TestWhenLogsAreLookedAt(t *testing.T) {
 		{"a flood", 0, 1000 * mi, time.Second, 50 * time.Millisecond},
 		{"too large", 11 * mi, 1 * mi, time.Second, 50 * time.Millisecond},
 	} {
-		if got := untilFull(tc.size, tc.grown, tc.passed); got != tc.want {
+		if got := untilFull(maxLogSize, tc.size, tc.grown, tc.passed); got != tc.want {
 			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
 		}
 	}
@@ -45,6 +45,7 @@ func TestAFloodStaysBounded(t *testing.T) {
 	w.wait("p", "running", running)
 	actors := a.pods.all()
 	w.stop() // the agent looks after logs too
+	w.cfg.LogMaxSize, w.cfg.LogMaxFiles = maxLogSize, maxLogFiles
 	logs := &rotation{cfg: &w.cfg, actors: func() map[string]*pod.Actor { return actors }, clock: clk, quiet: func(string) error { quiet++; return nil }}
 	dir := filepath.Join(podspec.LogDir(w.cfg.LogRoot, "default", "p", "uid-p"), "c")
 	path := filepath.Join(dir, "0.log")

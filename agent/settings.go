@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"maps"
 
+	"k8s.io/apimachinery/pkg/api/resource"
+
 	"knarr.dev/knarr/agent/cpus"
 	"knarr.dev/knarr/agent/memory"
 	"knarr.dev/knarr/agent/pod"
@@ -23,7 +25,8 @@ func (a *Agent) settings() map[string]any {
 		"allowedUnsafeSysctls": a.cfg.UnsafeSysctls, "podPidsLimit": cmp.Or(a.cfg.PodPids, -1), "registerWithTaints": a.cfg.Taints,
 		"staticPodPath": a.cfg.StaticPodPath, "cgroupRoot": a.cfg.CgroupRoot, "cgroupsPerQOS": true, "enforceNodeAllocatable": []string{},
 		"nodeStatusUpdateFrequency": "10s", "nodeStatusReportFrequency": "5m0s", "nodeLeaseDurationSeconds": 40,
-		"containerLogMaxSize": "10Mi", "containerLogMaxFiles": maxLogFiles, "serializeImagePulls": false,
+		"containerLogMaxSize": resource.NewQuantity(a.cfg.LogMaxSize, resource.BinarySI).String(), "containerLogMaxFiles": a.cfg.LogMaxFiles,
+		"singleProcessOOMKill": a.cfg.SingleProcessOOMKill, "serializeImagePulls": false,
 		"imageGCHighThresholdPercent": a.cfg.ImageGC.High, "imageGCLowThresholdPercent": a.cfg.ImageGC.Low,
 		"imageMinimumGCAge": a.cfg.ImageGC.MinAge.String(), "imageMaximumGCAge": a.cfg.ImageGC.MaxAge.String(), "volumeStatsAggPeriod": "0s",
 		"crashLoopBackOff": map[string]any{"maxContainerRestartPeriod": cmp.Or(a.cfg.MaxRestart, pod.MaxRestart).String()},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"knarr.dev/knarr/agent/podspec"
 )
@@ -20,6 +21,13 @@ type AdmissionConfig struct {
 	// PodPids is how many processes and threads a pod may have; 0 or -1: as many as all
 	// pods together may.
 	PodPids int64 `json:"podPidsLimit,omitempty"`
+	// LogMaxSize is how large a container's log file grows, such as 10Mi; LogMaxFiles is
+	// how many are kept, 2 at least. 0 stands for 10Mi and 5.
+	LogMaxSize  resource.Quantity `json:"containerLogMaxSize,omitzero"`
+	LogMaxFiles int               `json:"containerLogMaxFiles,omitempty"`
+	// SingleProcessOOMKill has the kernel end one process of a container that is out of
+	// memory instead of all.
+	SingleProcessOOMKill bool `json:"singleProcessOOMKill,omitempty"`
 	// Taints are those with which the node is made.
 	Taints []corev1.Taint `json:"registerWithTaints,omitempty"`
 }
@@ -30,6 +38,12 @@ func (c *AdmissionConfig) validate() error {
 	}
 	if c.PodPids < -1 {
 		return fmt.Errorf("podPidsLimit: %d is less than -1, which stands for no limit", c.PodPids)
+	}
+	if c.LogMaxSize.Sign() < 0 {
+		return fmt.Errorf("containerLogMaxSize: %s is negative", c.LogMaxSize.String())
+	}
+	if c.LogMaxFiles != 0 && c.LogMaxFiles < 2 {
+		return fmt.Errorf("containerLogMaxFiles: %d is less than 2", c.LogMaxFiles)
 	}
 	for i, t := range c.Taints {
 		if t.Key == "" || !slices.Contains(taintEffects, t.Effect) {

@@ -5,7 +5,25 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
 )
+
+func TestAdmissionConfig(t *testing.T) {
+	for text, want := range map[string]string{
+		"{containerLogMaxSize: 1Mi, containerLogMaxFiles: 2, singleProcessOOMKill: true}": "",
+		"{containerLogMaxSize: -1Mi}": "containerLogMaxSize: -1Mi is negative",
+		"{containerLogMaxFiles: 1}":   "containerLogMaxFiles: 1 is less than 2",
+	} {
+		var c AdmissionConfig
+		if err := yaml.UnmarshalStrict([]byte(text), &c); err != nil {
+			t.Fatal(err)
+		}
+		err := c.validate()
+		if want == "" && (err != nil || c.LogMaxSize.Value() != 1<<20) || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
 
 func TestAdmissionFlags(t *testing.T) {
 	for args, want := range map[string]string{

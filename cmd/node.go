@@ -225,7 +225,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		Root:     n.cfg.agentRoot(), LogRoot: n.cfg.logRoot(), LogLinks: n.cfg.logLinks(),
 		NodeIPs: []netip.Addr{netip.MustParseAddr(n.cfg.Node.IP)}, PodCIDR: netip.MustParsePrefix(n.cfg.Network.NodePodCIDR).Masked(),
 		ClusterDNS: []netip.Addr{n.cfg.clusterDNS()}, ClusterDomain: n.cfg.Network.Domain,
-		ResolvConf: n.cfg.Node.ResolvConf, UnsafeSysctls: n.cfg.Node.UnsafeSysctls, PodPids: n.cfg.Node.PodPids, Taints: n.cfg.Node.Taints,
+		ResolvConf: n.cfg.Node.ResolvConf, LogMaxSize: n.cfg.Node.LogMaxSize.Value(), LogMaxFiles: n.cfg.Node.LogMaxFiles, SingleProcessOOMKill: n.cfg.Node.SingleProcessOOMKill, UnsafeSysctls: n.cfg.Node.UnsafeSysctls, PodPids: n.cfg.Node.PodPids, Taints: n.cfg.Node.Taints,
 		CgroupRoot: n.cfg.podGroup(), Classes: shared, MaxPods: n.cfg.Node.MaxPods, NodeLabels: n.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
 		Listen: n.api, Healthz: n.cfg.listenHealthz(n.log), Requests: acc.requests, ClientCert: acc.cert,
 		TLS:       &tls.Config{GetCertificate: acc.serving, ClientCAs: acc.clients, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},

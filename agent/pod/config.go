@@ -182,6 +182,9 @@ func (s *starting) valueFrom(ctx context.Context, src *corev1.EnvVarSource) (str
 
 // mounts lists what the runtime binds into the container.
 func (s *starting) mounts(vars map[string]string) ([]*runtimeapi.Mount, error) {
+	if len(s.c.VolumeDevices) > 0 {
+		return nil, fmt.Errorf("volumeDevices of container %q: this node has no volumes that are block devices; use volumeMounts and volumeMode Filesystem", s.c.Name)
+	}
 	var out []*runtimeapi.Mount
 	hosts := false
 	for i, m := range s.c.VolumeMounts {

@@ -73,6 +73,7 @@ type Deps struct {
 	ResolvConf    string // file with the node's resolvers; empty: podspec.ReadResolvConf chooses
 	Memory        int64  // of the node, bytes
 	Swap          podspec.Swap
+	EndTogether   bool                  // the kernel ends all processes of a container that is out of memory
 	HugePages     []corev1.ResourceName // the sizes that the node has
 	Allocatable   func() corev1.ResourceList
 	Drainer       Drainer        // nil: none

@@ -338,6 +338,9 @@ func (s *starting) config(ctx context.Context) (*runtimeapi.ContainerConfig, err
 		cfg.Linux.Resources.CpuQuota = 0 // who has CPUs alone is not held up on them
 	}
 	s.d.Swap.Apply(cfg.Linux.Resources, pod, c, s.d.Memory)
+	if s.d.EndTogether {
+		podspec.EndTogether(cfg.Linux.Resources)
+	}
 	podspec.LimitPages(cfg.Linux.Resources, s.d.HugePages)
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		cfg.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[string(*c.Lifecycle.StopSignal)])

@@ -89,6 +89,14 @@ func TestPodGroup(t *testing.T) {
 	}
 }
 
+func TestEndTogether(t *testing.T) {
+	r := &runtimeapi.LinuxContainerResources{Unified: map[string]string{"memory.swap.max": "0"}}
+	EndTogether(r)
+	if len(r.Unified) != 2 || r.Unified["memory.oom.group"] != "1" {
+		t.Error(r.Unified)
+	}
+}
+
 func TestDNS(t *testing.T) {
 	host := ParseResolvConf([]byte("# c\nnameserver 9.9.9.9\nsearch corp.example. .\noptions timeout:1\n"))
 	cluster := []netip.Addr{netip.MustParseAddr("10.96.0.10")}

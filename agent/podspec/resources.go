@@ -223,6 +223,15 @@ func pageSize(s string) string {
 	return resource.NewQuantity(v, resource.DecimalSI).String() + []string{"B", "KB", "MB", "GB"}[unit]
 }
 
+// EndTogether has the kernel end all processes of a container that is out of memory: one
+// that lost some of them would limp on. It takes the second version of control groups.
+func EndTogether(r *runtimeapi.LinuxContainerResources) {
+	if r.Unified == nil {
+		r.Unified = map[string]string{}
+	}
+	r.Unified["memory.oom.group"] = "1"
+}
+
 // LimitPages forbids the sizes of huge pages that a container does not ask for; sizes
 // are the node's, as resources.
 func LimitPages(r *runtimeapi.LinuxContainerResources, sizes []corev1.ResourceName) {
