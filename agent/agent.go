@@ -179,7 +179,7 @@ type Config struct {
 	// Requests counts the client's requests, which it makes with ClientCert; nil: there are
 	// none, as with a client in the server's process.
 	Requests   *metrics.Requests
-	ClientCert *x509.Certificate
+	ClientCert func() *x509.Certificate
 	Authorize  func(r *http.Request) error
 	Clock      clock.WithDelayedExecution
 	Log        *slog.Logger

@@ -42,25 +42,32 @@ func (cfg *Config) collectors() []prometheus.Collector {
 		list = cfg.Requests.Collectors()
 	}
 	if cfg.ClientCert != nil {
-		list = append(list, metrics.TTL("client", cfg.ClientCert.NotAfter, cfg.Clock))
+		list = append(list, metrics.TTL("client", cfg.ClientCert, cfg.Clock))
 	}
-	if c := leaf(cfg.TLS); c != nil {
-		list = append(list, metrics.TTL("server", c.NotAfter, cfg.Clock))
+	if cfg.TLS != nil {
+		list = append(list, metrics.TTL("server", func() *x509.Certificate { return leaf(cfg.TLS) }, cfg.Clock))
 	}
 	return list
 }
 
-// leaf is the server's certificate; nil if there is none.
+// leaf is the server's certificate at the moment; nil if there is none.
 func leaf(t *tls.Config) *x509.Certificate {
-	if t == nil || len(t.Certificates) == 0 || len(t.Certificates[0].Certificate) == 0 {
+	var c *tls.Certificate
+	switch {
+	case t.GetCertificate != nil:
+		c, _ = t.GetCertificate(&tls.ClientHelloInfo{}) // an error says that there is none yet
+	case len(t.Certificates) > 0:
+		c = &t.Certificates[0]
+	}
+	switch {
+	case c == nil || c.Leaf == nil && len(c.Certificate) == 0:
 		return nil
+	case c.Leaf != nil:
+		return c.Leaf
 	}
-	if c := t.Certificates[0].Leaf; c != nil {
-		return c
-	}
-	c, err := x509.ParseCertificate(t.Certificates[0].Certificate[0])
+	parsed, err := x509.ParseCertificate(c.Certificate[0])
 	if err != nil {
 		return nil
 	}
-	return c
+	return parsed
 }

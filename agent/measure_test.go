@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -37,7 +38,7 @@ func TestWorkIsMeasured(t *testing.T) {
 	}
 	w := newWorld(t)
 	w.cfg.Listen, w.cfg.Healthz, w.cfg.Groups = listen(), listen(), noGroups{}
-	w.cfg.Requests, w.cfg.ClientCert = metrics.NewRequests(), &x509.Certificate{NotAfter: time.Now().Add(-time.Hour)}
+	w.cfg.Requests, w.cfg.ClientCert = metrics.NewRequests(), func() *x509.Certificate { return &x509.Certificate{NotAfter: time.Now().Add(-time.Hour)} }
 	for _, o := range []struct {
 		key client.Key
 		obj client.Object
@@ -100,12 +101,18 @@ func TestWorkIsMeasured(t *testing.T) {
 func TestServerCertificateIsKnown(t *testing.T) {
 	s := httptest.NewTLSServer(http.NotFoundHandler())
 	defer s.Close()
-	for what, c := range map[string]tls.Certificate{"parsed": s.TLS.Certificates[0], "not parsed": {Certificate: s.TLS.Certificates[0].Certificate}} {
-		if got := leaf(&tls.Config{Certificates: []tls.Certificate{c}}); got == nil || !got.Equal(s.Certificate()) {
-			t.Errorf("%s: %v", what, got)
+	for what, c := range map[string]*tls.Certificate{"parsed": {Leaf: s.Certificate()}, "not parsed": {Certificate: s.TLS.Certificates[0].Certificate}} {
+		get := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c, nil }
+		for _, conf := range []*tls.Config{{Certificates: []tls.Certificate{*c}}, {GetCertificate: get}} {
+			if got := leaf(conf); got == nil || !got.Equal(s.Certificate()) {
+				t.Errorf("%s: %v", what, got)
+			}
 		}
 	}
-	if got := leaf(&tls.Config{}); got != nil {
-		t.Errorf("without any: %v", got)
+	none := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("not approved yet") }
+	for _, conf := range []*tls.Config{{}, {GetCertificate: none}} {
+		if got := leaf(conf); got != nil {
+			t.Errorf("without any: %v", got)
+		}
 	}
 }

@@ -129,8 +129,8 @@ func runAgent(ctx context.Context, cfg *Config, p *parent) error {
 	}
 	defer cl.Close()
 	acc.client, acc.remote, acc.requests = cl, true, requests
-	if pair, err := tls.X509KeyPair(rc.CertData, rc.KeyData); err == nil { // else a token says who it is
-		acc.cert = pair.Leaf
+	if pair, err := tls.X509KeyPair(rc.CertData, rc.KeyData); err == nil { // else a token says who it is, or it is renewed
+		acc.cert = func() *x509.Certificate { return pair.Leaf }
 	}
 	acc.authorize = (&reviewer{client: cl, node: cfg.Node.Name, now: time.Now, tokens: &tokenReviewer{client: cl, now: time.Now}}).authorize
 	g, ctx := errgroup.WithContext(ctx)

@@ -95,7 +95,12 @@ func (c *Config) enroll(ctx context.Context, dial func(context.Context, string, 
 		case <-look.C:
 		}
 	}
-	acc.cert = client.Current().Leaf
+	acc.cert = func() *x509.Certificate {
+		if c := client.Current(); c != nil {
+			return c.Leaf
+		}
+		return nil
+	}
 	if store, err = keep("server"); err != nil {
 		return nil, acc, err
 	}

@@ -51,8 +51,8 @@ type access struct {
 	client client.Interface
 	// remote: the API is in another process, so that each cached object costs.
 	remote    bool
-	requests  *metrics.Requests // counts those to the API; nil: nothing does
-	cert      *x509.Certificate // shown to the API; nil: none
+	requests  *metrics.Requests        // counts those to the API; nil: nothing does
+	cert      func() *x509.Certificate // shown to the API; nil: none
 	serving   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	clients   *x509.CertPool
 	authorize func(*http.Request) error

@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"crypto/x509"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -93,11 +95,17 @@ func (m *Metrics) Mounted(plugin string, took time.Duration, err error) {
 func (m *Metrics) Add(more ...prometheus.Collector) { m.registry.MustRegister(more...) }
 
 // TTL is how long a certificate of the agent is good for: the client's, with which it goes to
-// the API, or the server's.
-func TTL(of string, until time.Time, clk clock.PassiveClock) prometheus.Collector {
+// the API, or the server's. It is asked for each time, as certificates are renewed; nil: there
+// is none at the moment.
+func TTL(of string, current func() *x509.Certificate, clk clock.PassiveClock) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "kubelet_certificate_manager_" + of + "_ttl_seconds",
-		Help: "Gauge of the TTL (time-to-live) of the Kubelet's " + of + " certificate. The value is in seconds until certificate expiry (negative if already expired)."},
-		func() float64 { return until.Sub(clk.Now()).Seconds() })
+		Help: "Gauge of the TTL (time-to-live) of the Kubelet's " + of + " certificate. The value is in seconds until certificate expiry (negative if already expired). If the certificate is invalid or unused, the value will be +INF."},
+		func() float64 {
+			if c := current(); c != nil {
+				return c.NotAfter.Sub(clk.Now()).Seconds()
+			}
+			return math.Inf(1)
+		})
 }
 
 // Requests counts requests to the API. Make them with NewRequests.

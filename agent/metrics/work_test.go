@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"crypto/x509"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -14,7 +15,10 @@ import (
 func TestWork(t *testing.T) {
 	start := time.Unix(1000, 0)
 	m, requests := New("v1.36.3+knarr", "abc"), NewRequests()
-	m.Add(append(requests.Collectors(), TTL("client", start.Add(time.Hour), testclock.NewFakeClock(start)))...)
+	clk, cert := testclock.NewFakeClock(start), (*x509.Certificate)(nil)
+	current := func() *x509.Certificate { return cert }
+	m.Add(append(requests.Collectors(), TTL("client", current, clk), TTL("server", func() *x509.Certificate { return nil }, clk))...)
+	cert = &x509.Certificate{NotAfter: start.Add(time.Hour)} // renewed since
 	m.Listed(start, start.Add(time.Second))
 	m.Listed(start.Add(4*time.Second), start.Add(6*time.Second))
 	m.Worked("create", time.Second)
@@ -44,7 +48,7 @@ func TestWork(t *testing.T) {
 		`storage_operation_duration_seconds_count{migrated="false",operation_name="volume_mount",status="fail-unknown",volume_plugin="kubernetes.io/secret"} 1`,
 		`kubelet_cgroup_manager_duration_seconds_sum{operation_type="update"} 1`,
 		"kubelet_pod_start_duration_seconds_sum 1\n", "kubelet_pod_start_total_duration_seconds_sum 9\n", "kubelet_pod_start_sli_duration_seconds_sum 4\n",
-		"kubelet_certificate_manager_client_ttl_seconds 3600\n",
+		"kubelet_certificate_manager_client_ttl_seconds 3600\n", "kubelet_certificate_manager_server_ttl_seconds +Inf\n",
 		`rest_client_requests_total{code="404",host="` + host + `",method="GET"} 1`, `rest_client_requests_total{code="<error>",host="` + host + `",method="GET"} 1`,
 		`rest_client_request_duration_seconds_count{host="` + host + `",verb="GET"} 2`,
 	} {
