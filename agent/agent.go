@@ -102,6 +102,10 @@ type Config struct {
 	// many there are of a container; 0: 10 MiB and 5.
 	LogMaxSize  int64
 	LogMaxFiles int
+	// SeccompDefault: containers that name no seccomp profile have the runtime's.
+	SeccompDefault bool
+	// Reserved is kept back from pods for what else runs on the machine.
+	Reserved corev1.ResourceList
 	// SingleProcessOOMKill: the kernel ends one process of a container that is out of
 	// memory, not all, as it does anyway in the first version of control groups.
 	SingleProcessOOMKill bool
@@ -260,6 +264,7 @@ func New(cfg Config) (*Agent, error) {
 		Allocatable: a.node.Allocatable, Metrics: count, MaxRestart: cfg.MaxRestart, Removing: semaphore.NewWeighted(removals), Clock: cfg.Clock, Log: cfg.Log,
 	}
 	a.deps.Swap = podspec.Swap{Behavior: cfg.SwapBehavior, Unified: node.UnifiedMemory("/sys/fs/cgroup")}
+	a.deps.SeccompDefault = cfg.SeccompDefault
 	a.deps.EndTogether = a.deps.Swap.Unified && !cfg.SingleProcessOOMKill
 	if info.Swap != nil {
 		a.deps.Swap.Total = *info.Swap.Capacity

@@ -129,7 +129,13 @@ func (a *Agent) openResources() {
 
 // reserved is what the node keeps back for the system.
 func (a *Agent) reserved() corev1.ResourceList {
-	out := corev1.ResourceList{}
+	out := a.cfg.Reserved.DeepCopy()
+	if out == nil {
+		out = corev1.ResourceList{}
+	}
+	if len(a.cfg.Exclusive.ReservedMemory) > 0 {
+		delete(out, corev1.ResourceMemory) // which says it by memory node
+	}
 	if n := a.cfg.Exclusive.ReservedCPUs.Size(); n > 0 {
 		out[corev1.ResourceCPU] = *resource.NewQuantity(int64(n), resource.DecimalSI)
 	}

@@ -12,7 +12,10 @@ func TestAdmissionConfig(t *testing.T) {
 	for text, want := range map[string]string{
 		"{containerLogMaxSize: 1Mi, containerLogMaxFiles: 2, singleProcessOOMKill: true}": "",
 		"{containerLogMaxSize: -1Mi}": "containerLogMaxSize: -1Mi is negative",
-		"{containerLogMaxFiles: 1}":   "containerLogMaxFiles: 1 is less than 2",
+		"{containerLogMaxSize: 1Mi, seccompDefault: true, systemReserved: {cpu: 100m, memory: 1Gi}, kubeReserved: {memory: 1Gi, pid: \"100\", ephemeral-storage: 1Gi}}": "",
+		"{kubeReserved: {memory: -1Gi}}": "kubeReserved: memory: -1Gi cannot be kept back; give amounts of [cpu memory ephemeral-storage pid], none negative",
+		"{kubeReserved: {pods: \"1\"}}":  "kubeReserved: pods: 1 cannot be kept back; give amounts of [cpu memory ephemeral-storage pid], none negative",
+		"{containerLogMaxFiles: 1}":      "containerLogMaxFiles: 1 is less than 2",
 	} {
 		var c AdmissionConfig
 		if err := yaml.UnmarshalStrict([]byte(text), &c); err != nil {

@@ -9,6 +9,9 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
 	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/container/cgroup"
 )
@@ -17,7 +20,8 @@ import (
 // service: of CPUs that are short, best-effort pods have what is left by the others, and
 // burstable ones together what they requested.
 //
-//	NAME/kubepods             the machine's CPUs, nine tenths of its tasks
+//	NAME/kubepods             the machine's CPUs, memory and tasks, less what is reserved;
+//	│                         of tasks nine tenths at most
 //	├── pod...                guaranteed
 //	├── burstable             what its pods request
 //	│   └── pod...
@@ -28,15 +32,30 @@ type classes struct{ burstable cgroup.Group }
 // podGroup is the parent of all pods' control groups.
 func (c *Config) podGroup() string { return "/" + c.group() + "/kubepods" }
 
-// newClasses makes the groups beneath root.
-func newClasses(root string) (*classes, error) {
+// newClasses makes the groups beneath root, for pods that have the machine less reserved.
+func newClasses(root string, reserved corev1.ResourceList) (*classes, error) {
 	l, err := cgroup.Detect()
 	if err != nil {
 		return nil, fmt.Errorf("control groups: %w", err)
 	}
-	tasks, err := maxTasks()
+	most, err := maxTasks()
 	if err != nil {
 		return nil, err
+	}
+	kept := reserved[tasks]
+	whole := cgroup.Limits{Memory: -1, PIDs: min(most/10*9, most-kept.Value())} // whatever pods do, some are left to the machine
+	whole.CPUShares = uint64(podspec.Shares(max(int64(runtime.NumCPU())*1000-reserved.Cpu().MilliValue(), 0)))
+	if q := reserved.Memory(); !q.IsZero() {
+		var info unix.Sysinfo_t
+		if err := unix.Sysinfo(&info); err != nil {
+			return nil, fmt.Errorf("the machine's memory: %w", err)
+		}
+		if whole.Memory = int64(info.Totalram)*int64(info.Unit) - q.Value(); whole.Memory <= 0 {
+			return nil, errors.New("systemReserved and kubeReserved leave no memory to pods")
+		}
+	}
+	if whole.PIDs <= 0 {
+		return nil, errors.New("systemReserved and kubeReserved leave no processes to pods")
 	}
 	c := &classes{burstable: l.Group(path.Join(root, "burstable"))}
 	least := uint64(podspec.Shares(0))
@@ -44,8 +63,7 @@ func newClasses(root string) (*classes, error) {
 		cgroup.Group
 		limits cgroup.Limits
 	}{
-		// Whatever pods do, a tenth of the tasks is left to the machine.
-		{l.Group(root), cgroup.Limits{PIDs: tasks / 10 * 9, CPUShares: uint64(podspec.Shares(int64(runtime.NumCPU()) * 1000))}},
+		{l.Group(root), whole},
 		{l.Group(path.Join(root, "besteffort")), cgroup.Limits{CPUShares: least}},
 		{c.burstable, cgroup.Limits{CPUShares: least}},
 	} {

@@ -177,9 +177,13 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 	if err := n.cfg.Node.AdmissionConfig.validate(); err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
-	shared, err := newClasses(n.cfg.podGroup())
+	reserved, err := n.cfg.Node.AdmissionConfig.reserved()
 	if err != nil {
-		return err
+		return fmt.Errorf("node: %w", err)
+	}
+	shared, err := newClasses(n.cfg.podGroup(), reserved)
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
 	}
 	short, err := n.cfg.Node.EvictionConfig.config()
 	if err != nil {
@@ -226,7 +230,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, acc access) error {
 		NodeIPs: []netip.Addr{netip.MustParseAddr(n.cfg.Node.IP)}, PodCIDR: netip.MustParsePrefix(n.cfg.Network.NodePodCIDR).Masked(),
 		ClusterDNS: []netip.Addr{n.cfg.clusterDNS()}, ClusterDomain: n.cfg.Network.Domain,
 		ResolvConf: n.cfg.Node.ResolvConf, LogMaxSize: n.cfg.Node.LogMaxSize.Value(), LogMaxFiles: n.cfg.Node.LogMaxFiles, SingleProcessOOMKill: n.cfg.Node.SingleProcessOOMKill, UnsafeSysctls: n.cfg.Node.UnsafeSysctls, PodPids: n.cfg.Node.PodPids, Taints: n.cfg.Node.Taints,
-		CgroupRoot: n.cfg.podGroup(), Classes: shared, MaxPods: n.cfg.Node.MaxPods, NodeLabels: n.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
+		CgroupRoot: n.cfg.podGroup(), Classes: shared, Reserved: reserved, SeccompDefault: n.cfg.Node.SeccompDefault, MaxPods: n.cfg.Node.MaxPods, NodeLabels: n.cfg.Node.Labels, Version: apiVersion().GitVersion, Drainer: nw,
 		Listen: n.api, Healthz: n.cfg.listenHealthz(n.log), Requests: acc.requests, ClientCert: acc.cert,
 		TLS:       &tls.Config{GetCertificate: acc.serving, ClientCAs: acc.clients, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
 		Authorize: acc.authorize, Clock: clock.RealClock{}, Log: n.log,

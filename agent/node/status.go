@@ -11,12 +11,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/agent/eviction"
 )
 
-// What is kept back from pods against pressure, by Kubernetes' defaults.
+// What is kept back from pods against pressure, by Kubernetes' defaults, and what is shown.
 const (
 	memoryFloor   = 100 << 20 // bytes available
-	diskFloor     = 10        // percent available
 	maxImages     = 50        // shown in the node's status
 	maxImageNames = 5
 )
@@ -46,7 +47,9 @@ func allocatable(capacity, reserved corev1.ResourceList) corev1.ResourceList {
 		out[corev1.ResourceMemory] = q
 	}
 	if q, ok := out[corev1.ResourceEphemeralStorage]; ok {
-		out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(q.Value()/100*(100-diskFloor), resource.BinarySI)
+		floor := eviction.Default().Hard[eviction.NodeFsAvailable]
+		q.Sub(*resource.NewQuantity(floor.Of(capacity.StorageEphemeral().Value()), resource.BinarySI))
+		out[corev1.ResourceEphemeralStorage] = q
 	}
 	return out
 }

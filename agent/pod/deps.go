@@ -56,31 +56,32 @@ type Claims interface {
 
 // Deps are what actors share.
 type Deps struct {
-	Client        client.Interface
-	CRI           *cri.Client
-	Recorder      client.Recorder
-	Images        *images.Manager
-	Volumes       *volumes.Manager
-	Objects       volumes.Objects
-	Services      func(namespace string) []*corev1.Service
-	LogRoot       string
-	LogLinks      string // folder of links to all logs; empty: none
-	CgroupRoot    string
-	PodPids       int64 // how many tasks a pod may have; 0 or -1: no limit of its own
-	NodeIPs       []string
-	ClusterDNS    []netip.Addr
-	ClusterDomain string
-	ResolvConf    string // file with the node's resolvers; empty: podspec.ReadResolvConf chooses
-	Memory        int64  // of the node, bytes
-	Swap          podspec.Swap
-	EndTogether   bool                  // the kernel ends all processes of a container that is out of memory
-	HugePages     []corev1.ResourceName // the sizes that the node has
-	Allocatable   func() corev1.ResourceList
-	Drainer       Drainer        // nil: none
-	Groups        Groups         // nil: the runtime keeps them
-	Users         *userns.Holder // nil: pods cannot have user namespaces
-	Resources     Resources      // nil: the node sets nothing aside
-	Claims        Claims         // nil: pods cannot have ResourceClaims
+	Client         client.Interface
+	CRI            *cri.Client
+	Recorder       client.Recorder
+	Images         *images.Manager
+	Volumes        *volumes.Manager
+	Objects        volumes.Objects
+	Services       func(namespace string) []*corev1.Service
+	LogRoot        string
+	LogLinks       string // folder of links to all logs; empty: none
+	CgroupRoot     string
+	PodPids        int64 // how many tasks a pod may have; 0 or -1: no limit of its own
+	NodeIPs        []string
+	ClusterDNS     []netip.Addr
+	ClusterDomain  string
+	ResolvConf     string // file with the node's resolvers; empty: podspec.ReadResolvConf chooses
+	Memory         int64  // of the node, bytes
+	Swap           podspec.Swap
+	SeccompDefault bool                  // who names no seccomp profile has the runtime's
+	EndTogether    bool                  // the kernel ends all processes of a container that is out of memory
+	HugePages      []corev1.ResourceName // the sizes that the node has
+	Allocatable    func() corev1.ResourceList
+	Drainer        Drainer        // nil: none
+	Groups         Groups         // nil: the runtime keeps them
+	Users          *userns.Holder // nil: pods cannot have user namespaces
+	Resources      Resources      // nil: the node sets nothing aside
+	Claims         Claims         // nil: pods cannot have ResourceClaims
 	// Admit refuses a pod that must not run here; nil result admits.
 	Admit func(*corev1.Pod) *status.Terminal
 	// Resizable says why the node has no room for the pod as it is wanted now; nil:

@@ -330,7 +330,7 @@ func (s *starting) config(ctx context.Context) (*runtimeapi.ContainerConfig, err
 		Tty:         c.TTY,
 		Linux: &runtimeapi.LinuxContainerConfig{
 			Resources:       podspec.LinuxResources(pod, c, s.d.Memory),
-			SecurityContext: podspec.ContainerSecurity(pod, c, s.image.UID, s.image.Username, s.target),
+			SecurityContext: podspec.ContainerSecurity(pod, c, s.image.UID, s.image.Username, s.target, s.d.SeccompDefault),
 		},
 	}
 	cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users

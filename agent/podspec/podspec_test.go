@@ -89,6 +89,23 @@ func TestPodGroup(t *testing.T) {
 	}
 }
 
+func TestSeccompDefault(t *testing.T) {
+	unconfined := &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined}}
+	for _, tc := range []struct {
+		s         *corev1.SecurityContext
+		byDefault bool
+		want      runtimeapi.SecurityProfile_ProfileType
+	}{
+		{nil, false, runtimeapi.SecurityProfile_Unconfined}, {nil, true, runtimeapi.SecurityProfile_RuntimeDefault}, {unconfined, true, runtimeapi.SecurityProfile_Unconfined},
+	} {
+		p := pod(nil, nil)
+		p.Spec.Containers[0].SecurityContext = tc.s
+		if got := ContainerSecurity(p, &p.Spec.Containers[0], nil, "", "", tc.byDefault).Seccomp.ProfileType; got != tc.want {
+			t.Errorf("%+v: %v", tc, got)
+		}
+	}
+}
+
 func TestEndTogether(t *testing.T) {
 	r := &runtimeapi.LinuxContainerResources{Unified: map[string]string{"memory.swap.max": "0"}}
 	EndTogether(r)

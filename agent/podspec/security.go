@@ -72,9 +72,13 @@ func VerifyNonRoot(pod *corev1.Pod, c *corev1.Container, uid *int64, username st
 }
 
 // ContainerSecurity translates a container's effective security context. uid
-// and username are the image's user; groups are added to the process.
-func ContainerSecurity(pod *corev1.Pod, c *corev1.Container, uid *int64, username string, target string) *runtimeapi.LinuxContainerSecurityContext {
+// and username are the image's user; groups are added to the process. Without a seccomp
+// profile it has the runtime's own if seccompDefault, else none.
+func ContainerSecurity(pod *corev1.Pod, c *corev1.Container, uid *int64, username string, target string, seccompDefault bool) *runtimeapi.LinuxContainerSecurityContext {
 	s := Effective(pod, c)
+	if s.SeccompProfile == nil && seccompDefault {
+		s.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
+	}
 	out := &runtimeapi.LinuxContainerSecurityContext{
 		Privileged:       s.Privileged != nil && *s.Privileged,
 		ReadonlyRootfs:   s.ReadOnlyRootFilesystem != nil && *s.ReadOnlyRootFilesystem,

@@ -253,7 +253,7 @@ spec:
 	c.apply(bomb("bomb"))
 	c.awaitPod("bomb", "ready", ready)
 	group := func(path string) string {
-		for _, root := range []string{"/sys/fs/cgroup/pids", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		for _, root := range []string{"/sys/fs/cgroup/pids", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
 			if b, err := os.ReadFile(filepath.Join(root, c.name, "kubepods", path)); err == nil {
 				return strings.TrimSpace(string(b))
 			}
@@ -298,6 +298,12 @@ spec:
 		c.must("delete", "pod", "unsafe")
 	}
 	c.awaitNode(func(n *corev1.Node) bool {
+		kept := n.Status.Capacity.Memory().DeepCopy()
+		kept.Sub(*n.Status.Allocatable.Memory())
+		limit := strconv.FormatInt(n.Status.Capacity.Memory().Value()-1<<30, 10)
+		if got := group("memory.limit_in_bytes") + group("memory.max"); kept.Value() < 1<<30 || got != limit {
+			t.Errorf("%s of memory are kept from pods, which may have %s together, want %s", &kept, got, limit)
+		}
 		return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.ToString() == "slow=yes:PreferNoSchedule" })
 	})
 }

@@ -26,7 +26,8 @@ func TestNodeFeatures(t *testing.T) {
 	c := startWith(t, func(dir string) string { return filepath.Join(dir, "data") },
 		"--image-credential-provider-config="+providers, "--image-credential-provider-bin-dir="+programs,
 		"--cpu-manager-policy=static", fmt.Sprintf("--reserved-cpus=0-%d", max(last-1, 0)), "--topology-manager-policy=single-numa-node",
-		fmt.Sprintf("--healthz-port=%d", healthz), "--pod-max-pids=200", "--allowed-unsafe-sysctls=net.core.*", "--register-with-taints=slow=yes:PreferNoSchedule")
+		fmt.Sprintf("--healthz-port=%d", healthz), "--pod-max-pids=200", "--allowed-unsafe-sysctls=net.core.*", "--register-with-taints=slow=yes:PreferNoSchedule",
+		"--system-reserved=memory=1Gi,pid=1000")
 	for _, sub := range []struct {
 		name string
 		test func(*testing.T, *cluster)
