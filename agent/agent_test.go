@@ -216,18 +216,29 @@ func TestFilesOfUnknownPodsAreRemoved(t *testing.T) {
 	if err := os.Mkdir(foreign, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	var watcher logs.Watcher
 	w.run()
 	w.cri.Exit("c", 1) // the agent is at work
 	w.wait("p", "restarted", func(p *corev1.Pod) bool { return p != nil && p.Status.ContainerStatuses[0].RestartCount == 1 })
 	for _, dir := range append(gone[2:], filepath.Join(w.cfg.Root, "pods/uid-gone"), filepath.Join(w.cfg.Root, "memory/uid-other")) {
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		changed, cancel, err := watcher.Watch(filepath.Dir(dir))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // with its parent
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for limit := time.After(10 * time.Second); ; {
 			if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 				break
 			}
-			if time.Now().After(end) {
+			select {
+			case <-changed:
+			case <-limit:
 				t.Fatalf("%s is still there", dir)
 			}
 		}
+		cancel()
 	}
 	for _, dir := range []string{foreign, filepath.Join(w.cfg.Root, "pods/uid-p"), filepath.Join(w.cfg.LogRoot, "default_p_uid-p")} {
 		if _, err := os.Stat(dir); err != nil {

@@ -36,6 +36,11 @@ func ReadResolvConf(file string) (*runtimeapi.DNSConfig, error) {
 	if file != "" {
 		return readResolvConf(file)
 	}
+	return chooseResolvConf(resolvConf, forwarded)
+}
+
+// chooseResolvConf reads the second file if the first names only the machine itself.
+func chooseResolvConf(resolvConf, forwarded string) (*runtimeapi.DNSConfig, error) {
 	c, err := readResolvConf(resolvConf)
 	if err != nil || len(c.Servers) == 0 || slices.ContainsFunc(c.Servers, func(s string) bool { a, err := netip.ParseAddr(s); return err != nil || !a.IsLoopback() }) {
 		return c, err

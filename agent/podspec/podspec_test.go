@@ -1,7 +1,10 @@
 package podspec
 
 import (
+	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -86,6 +89,29 @@ func TestPodGroup(t *testing.T) {
 		if r.MemoryLimitInBytes != tc.memory || r.CpuQuota != tc.quota || r.CpuShares != tc.shares {
 			t.Errorf("%s: %v", name, r)
 		}
+	}
+}
+
+// What systemd-resolved forwards to counts where its own address is all there is.
+func TestResolversOfTheNode(t *testing.T) {
+	dir := t.TempDir()
+	for name, tc := range map[string]struct{ first, second, want string }{
+		"plain":     {"nameserver 192.0.2.1", "nameserver 192.0.2.2", "192.0.2.1"},
+		"resolved":  {"nameserver 127.0.0.53", "nameserver 192.0.2.2", "192.0.2.2"},
+		"both":      {"nameserver 127.0.0.1\nnameserver 192.0.2.1", "nameserver 192.0.2.2", "127.0.0.1 192.0.2.1"},
+		"no second": {"nameserver 127.0.0.1", "", "127.0.0.1"},
+		"none":      {"", "nameserver 192.0.2.2", ""},
+	} {
+		first, second := filepath.Join(dir, "first"), filepath.Join(dir, "second")
+		if err := errors.Join(os.WriteFile(first, []byte(tc.first), 0o600), os.WriteFile(second, []byte(tc.second), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := chooseResolvConf(first, second); err != nil || strings.Join(c.Servers, " ") != tc.want {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+	}
+	if c, err := ReadResolvConf(filepath.Join(dir, "missing")); err != nil || len(c.Servers) != 0 {
+		t.Errorf("no file: %v, %v", c, err)
 	}
 }
 

@@ -42,6 +42,20 @@ func (o *objects) Secret(_ context.Context, _, name string) (*corev1.Secret, err
 	return o.secret, nil
 }
 
+func TestReadOnlyVolumes(t *testing.T) {
+	claim := func(readOnly bool) corev1.VolumeSource {
+		return corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ReadOnly: readOnly}}
+	}
+	for i, tc := range []struct {
+		source corev1.VolumeSource
+		want   bool
+	}{{claim(true), true}, {claim(false), false}, {corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{}}, true}, {corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, false}} {
+		if got := ReadOnly(&corev1.Volume{VolumeSource: tc.source}); got != tc.want {
+			t.Errorf("%d: %v", i, got)
+		}
+	}
+}
+
 // issuer answers token requests with a new token each.
 type issuer struct {
 	client.Interface

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,11 +10,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"knarr.dev/knarr/kit/pki"
 )
 
 // A machine joins with a bootstrap token: it is given the certificate by which the API
@@ -129,13 +133,37 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:boot
 		}
 		return err
 	})
-	// The token is taken away, and the agent ends.
+	// The token is taken away, the agent ends, and its certificate has an hour of its year
+	// left when it is back: it is given a new one, as nodes may renew their own.
+	c.must("create", "clusterrolebinding", "nodes-renewed", "--group", "system:nodes", "--clusterrole", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient")
 	c.must("delete", "secret", "-n", "kube-system", "bootstrap-token-abcdef")
 	if err := agent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	ca, err := pki.Open(filepath.Join(c.data, "pki"), func() time.Time { return time.Now().Add(time.Hour - 365*24*time.Hour) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := ca.Client("system:node:"+name, "system:nodes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(old.TLS.Leaf.NotAfter); left <= 0 || left > 24*time.Hour {
+		t.Fatalf("the old certificate is good for %v", left)
+	}
+	current := filepath.Join(c.dir, "join-data", "identity", "client-current.pem")
+	if err := os.WriteFile(current, append(old.CertPEM, old.KeyPEM...), 0o600); err != nil { // through the link
+		t.Fatal(err)
+	}
 	before := lease()
 	run()
+	c.eventually("a renewed certificate", func() error {
+		pair, err := tls.LoadX509KeyPair(current, current)
+		if err == nil && time.Until(pair.Leaf.NotAfter) < 24*time.Hour {
+			err = fmt.Errorf("it is good until %v", pair.Leaf.NotAfter)
+		}
+		return err
+	})
 	c.eventually("a node that is heard of again", func() error {
 		if now := lease(); now == before || now == "" {
 			return fmt.Errorf("its lease is of %s still", now)
