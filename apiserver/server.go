@@ -104,7 +104,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, cfg *tls.Config) err
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000},
 	}
 	done := make(chan error, 1)
-	go func() { done <- srv.ServeTLS(l, "", "") }()
+	go func() { done <- srv.ServeTLS(coalescing{l}, "", "") }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("API server on %s: %w", l.Addr(), err)
