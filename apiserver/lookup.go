@@ -49,7 +49,7 @@ func (l *Lookup) One(gvr schema.GroupVersionResource, namespace, name string) ki
 // Each visits the objects of a namespace ("" for all) until visit returns false.
 func (l *Lookup) Each(gvr schema.GroupVersionResource, namespace string, visit func(kind.Object) bool) {
 	res := l.Registry.Resource(gvr)
-	if res == nil {
+	if res == nil || res.Cache.Len() == 0 {
 		return
 	}
 	prefix := ""

@@ -410,7 +410,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, q registry.Reque
 		if obj, err = s.decodeObject(w, r, &q); err == nil {
 			it, e := s.reg.Create(r.Context(), q, obj)
 			if err = e; err == nil {
-				s.writeItem(w, r, http.StatusCreated, f, q.Resource, it)
+				s.writeItem(w, r, http.StatusCreated, f, q.Resource, it.Apart())
 				return
 			}
 		}
@@ -425,7 +425,7 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, q registry.Reque
 		if obj, err = s.decodeObject(w, r, &q); err == nil {
 			it, created, e := s.reg.Update(r.Context(), q, obj)
 			if err = e; err == nil {
-				s.writeItem(w, r, codeFor(created), f, q.Resource, it)
+				s.writeItem(w, r, codeFor(created), f, q.Resource, it.Apart())
 				return
 			}
 		}
@@ -478,7 +478,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, q registry.Reques
 			}
 			it, created, e := s.reg.Patch(r.Context(), q, p)
 			if err = e; err == nil {
-				s.writeItem(w, r, codeFor(created), f, q.Resource, it)
+				s.writeItem(w, r, codeFor(created), f, q.Resource, it.Apart())
 				return
 			}
 		}
@@ -543,7 +543,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, q registry.Reque
 			it, gone, e := s.reg.Delete(r.Context(), q, o)
 			if err = e; err == nil {
 				if !gone || returnsDeleted(q.Resource) {
-					s.writeItem(w, r, http.StatusOK, f, q.Resource, it)
+					s.writeItem(w, r, http.StatusOK, f, q.Resource, it.Apart())
 					return
 				}
 				f.as = ""

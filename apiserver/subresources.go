@@ -119,7 +119,7 @@ func (s *Server) finalize(w http.ResponseWriter, r *http.Request, q registry.Req
 	if err != nil {
 		return err
 	}
-	s.writeItem(w, r, http.StatusOK, f, q.Resource, it)
+	s.writeItem(w, r, http.StatusOK, f, q.Resource, it.Apart())
 	return nil
 }
 

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/codec"
 	"knarr.dev/knarr/apiserver/registry"
 	"knarr.dev/knarr/apiserver/watchcache"
@@ -175,7 +174,7 @@ func (e *eventWriter) event(ctx context.Context, t watchcache.EventType, ev *wat
 	if t == watchcache.Deleted && ev.Type != watchcache.Deleted {
 		// The object left the selection: show its last selected state, with the
 		// revision of the change.
-		it = watchcache.NewItem(it.Key, ev.Prev.Object.DeepCopyObject().(kind.Object), ev.Revision)
+		it = watchcache.Stamped(it.Key, ev.Prev.Object, ev.Revision)
 	}
 	shown, err := e.res.Items(ctx, []*watchcache.Item{it})
 	if err != nil {
@@ -183,7 +182,7 @@ func (e *eventWriter) event(ctx context.Context, t watchcache.EventType, ev *wat
 	}
 	if t == ev.Type && e.f.as == "" && !e.res.IsView() && shown[0] == ev.Item {
 		slot, encode := e.frame()
-		b, err := ev.Frame(slot, func(ev *watchcache.Event) ([]byte, error) { return encode(e.res, ev.Type, ev.Item) })
+		b, err := ev.Frame(slot, func(ev *watchcache.Event) ([]byte, error) { return encode(e.res, ev.Type, ev.Item.Apart()) })
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,8 @@ import (
 var (
 	// ErrCompacted: the revision asked for is no longer kept.
 	ErrCompacted = errors.New("the requested revision has been compacted")
+	// ErrFull: the embedded store holds as much as it may. Deletions go on.
+	ErrFull = errors.New("the store is full: delete objects that nobody needs; their space is free after the next compaction, within ten minutes")
 	// ErrClosed: the store has been closed.
 	ErrClosed = errors.New("the store is closed")
 )

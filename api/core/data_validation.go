@@ -11,6 +11,8 @@ import (
 
 const immutableData = "field is immutable when `immutable` is set"
 
+var dataPath, binaryDataPath = field.NewPath("data"), field.NewPath("binaryData")
+
 func validateConfigMap(c *corev1.ConfigMap) field.ErrorList {
 	keys, binary := map[string]int{}, map[string]int{}
 	var errs errorList
@@ -23,9 +25,9 @@ func validateConfigMap(c *corev1.ConfigMap) field.ErrorList {
 	for k, v := range c.BinaryData {
 		binary[k] = len(v)
 	}
-	keyErrs, size := checkKeys(field.NewPath("data"), keys)
+	keyErrs, size := checkKeys(dataPath, keys)
 	errs = append(errs, keyErrs...)
-	keyErrs, more := checkKeys(field.NewPath("binaryData"), binary)
+	keyErrs, more := checkKeys(binaryDataPath, binary)
 	errs = append(errs, keyErrs...)
 	if size+more > corev1.MaxSecretSize {
 		errs = append(errs, field.TooLong(field.NewPath(""), "", corev1.MaxSecretSize))
@@ -50,16 +52,15 @@ func validateConfigMapUpdate(c, old *corev1.ConfigMap) field.ErrorList {
 }
 
 func validateSecret(s *corev1.Secret) field.ErrorList {
-	data := field.NewPath("data")
 	keys := map[string]int{}
 	for k, v := range s.Data {
 		keys[k] = len(v)
 	}
-	errs, size := checkKeys(data, keys)
+	errs, size := checkKeys(dataPath, keys)
 	if size > corev1.MaxSecretSize {
-		errs = append(errs, field.TooLong(data, "", corev1.MaxSecretSize))
+		errs = append(errs, field.TooLong(dataPath, "", corev1.MaxSecretSize))
 	}
-	return append(errs, checkSecretType(s, data)...)
+	return append(errs, checkSecretType(s, dataPath)...)
 }
 
 // checkSecretType asks for the keys that a type promises to its readers.

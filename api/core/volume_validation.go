@@ -367,7 +367,9 @@ func (v *podValidator) checkReadOnlyMounts(at *field.Path, mounts []corev1.Volum
 
 func checkKeys(at *field.Path, keys map[string]int) (errs errorList, size int) {
 	for k, n := range keys {
-		errs = append(errs, check.Each(at.Key(k), k, validation.IsConfigMapKey(k))...)
+		if wrong := validation.IsConfigMapKey(k); len(wrong) > 0 {
+			errs = append(errs, check.Each(at.Key(k), k, wrong)...)
+		}
 		size += n
 	}
 	return errs, size

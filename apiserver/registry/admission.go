@@ -106,17 +106,18 @@ func (r *Registry) attributes(q *Request, op Operation, obj, old kind.Object) *A
 	}
 }
 
+var optionsVersion = metav1.SchemeGroupVersion.String()
+
 func optionsOf(q *Request, op Operation) runtime.Object {
 	var dryRun []string
 	if q.DryRun {
 		dryRun = []string{metav1.DryRunAll}
 	}
-	version := metav1.SchemeGroupVersion.String()
 	switch op {
 	case Create:
-		return &metav1.CreateOptions{TypeMeta: metav1.TypeMeta{APIVersion: version, Kind: "CreateOptions"}, DryRun: dryRun, FieldManager: q.FieldManager}
+		return &metav1.CreateOptions{TypeMeta: metav1.TypeMeta{APIVersion: optionsVersion, Kind: "CreateOptions"}, DryRun: dryRun, FieldManager: q.FieldManager}
 	case Update:
-		return &metav1.UpdateOptions{TypeMeta: metav1.TypeMeta{APIVersion: version, Kind: "UpdateOptions"}, DryRun: dryRun, FieldManager: q.FieldManager}
+		return &metav1.UpdateOptions{TypeMeta: metav1.TypeMeta{APIVersion: optionsVersion, Kind: "UpdateOptions"}, DryRun: dryRun, FieldManager: q.FieldManager}
 	}
 	return nil
 }

@@ -158,10 +158,15 @@ func (r *Registry) default_(res *Resource, obj kind.Object) {
 	}
 }
 
+var (
+	metadataPath   = field.NewPath("metadata")
+	finalizersPath = metadataPath.Child("finalizers")
+)
+
 func (r *Registry) validateNew(ctx context.Context, res *Resource, obj kind.Object) field.ErrorList {
-	errs := validation.ValidateObjectMetaAccessor(obj, res.Namespaced, res.validName, field.NewPath("metadata"))
+	errs := validation.ValidateObjectMetaAccessor(obj, res.Namespaced, res.validName, metadataPath)
 	if res.Custom == nil {
-		errs = append(errs, check.Finalizers(field.NewPath("metadata", "finalizers"), obj.GetFinalizers())...)
+		errs = append(errs, check.Finalizers(finalizersPath, obj.GetFinalizers())...)
 	}
 	switch {
 	case res.Check != nil:

@@ -187,10 +187,13 @@ func (m held[K]) other(thing K, key string) bool {
 }
 
 // beforeCreate gives a new service what it needs.
+// nothing is what objects other than services hold.
+var nothing hold
+
 func (a *serviceAllocator) beforeCreate(res *Resource, obj kind.Object) (*hold, error) {
 	svc, ok := obj.(*corev1.Service)
 	if !ok {
-		return &hold{}, nil
+		return &nothing, nil
 	}
 	return a.hold(res, svc, nil)
 }
@@ -198,7 +201,7 @@ func (a *serviceAllocator) beforeCreate(res *Resource, obj kind.Object) (*hold, 
 func (a *serviceAllocator) beforeUpdate(res *Resource, subresource string, obj, old kind.Object) (*hold, error) {
 	svc, ok := obj.(*corev1.Service)
 	if !ok || subresource != "" {
-		return &hold{}, nil
+		return &nothing, nil
 	}
 	was := old.(*corev1.Service)
 	keepAddresses(svc, was)

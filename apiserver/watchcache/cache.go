@@ -179,13 +179,16 @@ func (c *Cache) apply(key string, item *Item, revision int64, now time.Time) *Ev
 			return nil
 		}
 		ev.Type, ev.Prev = Deleted, prev
-		ev.Item = NewItem(key, prev.Object.DeepCopyObject().(kind.Object), revision)
+		ev.Item = Stamped(key, prev.Object, revision)
 	} else {
 		prev, replaced := c.tree.ReplaceOrInsert(item)
 		ev.Type = Added
 		if replaced {
 			ev.Type, ev.Prev = Modified, prev
 		}
+	}
+	if ev.Prev != nil {
+		ev.Prev.replaced()
 	}
 	if d := c.hub.detector; d != nil {
 		if ev.Prev != nil {
