@@ -25,6 +25,7 @@ type shape struct {
 var (
 	managedFieldsType = reflect.TypeFor[[]metav1.ManagedFieldsEntry]()
 	timeType          = reflect.TypeFor[metav1.Time]()
+	textsType         = reflect.TypeFor[map[string]string]()
 	marshalerType     = reflect.TypeFor[json.Marshaler]()
 )
 
@@ -122,11 +123,15 @@ func (s *shape) change(t reflect.Type, a, b reflect.Value) {
 func (s *shape) scalar(a, b reflect.Value, equal func() bool) {
 	s.both(presence(a), presence(b))
 	if a.IsValid() && b.IsValid() {
-		if equal() {
-			s.put(1)
-		} else {
-			s.put(0)
-		}
+		s.bit(equal())
+	}
+}
+
+func (s *shape) bit(v bool) {
+	if v {
+		s.put(1)
+	} else {
+		s.put(0)
 	}
 }
 
@@ -134,6 +139,10 @@ func (s *shape) maps(t reflect.Type, a, b reflect.Value) {
 	s.both(presence(a), presence(b))
 	if t.Key().Kind() != reflect.String {
 		s.vague = true
+		return
+	}
+	if t == textsType {
+		s.texts(texts(a), texts(b))
 		return
 	}
 	var keys []string
@@ -152,6 +161,46 @@ func (s *shape) maps(t reflect.Type, a, b reflect.Value) {
 		key := reflect.ValueOf(k).Convert(t.Key())
 		s.change(t.Elem(), valueAt(a, key), valueAt(b, key))
 	}
+}
+
+// texts does what maps does for the most usual kind of map, without reflection.
+func (s *shape) texts(a, b map[string]string) {
+	keys := make([]string, 0, 16)
+	for k := range a {
+		keys = append(keys, k)
+	}
+	for k := range b {
+		if _, both := a[k]; !both {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	s.number(len(keys))
+	for _, k := range keys {
+		s.text(k)
+		x, inA := a[k]
+		y, inB := b[k]
+		if s.both(textPresence(x, inA), textPresence(y, inB)); inA && inB {
+			s.bit(x == y)
+		}
+	}
+}
+
+func texts(v reflect.Value) map[string]string {
+	if !v.IsValid() {
+		return nil
+	}
+	return v.Interface().(map[string]string)
+}
+
+func textPresence(v string, there bool) byte {
+	switch {
+	case !there:
+		return absent
+	case v == "":
+		return isZero
+	}
+	return isSet
 }
 
 // contents adds a value as it is.
