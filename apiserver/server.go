@@ -97,14 +97,17 @@ const shutdownGrace = 5 * time.Second
 func (s *Server) Serve(ctx context.Context, l net.Listener, cfg *tls.Config) error {
 	srv := &http.Server{
 		Handler:           s.Handler(),
-		TLSConfig:         cfg,
+		TLSConfig:         cfg.Clone(), // serveHTTP2 adds its protocol
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       90 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000},
 	}
+	if err := serveHTTP2(srv); err != nil {
+		return fmt.Errorf("API server on %s: %w", l.Addr(), err)
+	}
 	done := make(chan error, 1)
-	go func() { done <- srv.ServeTLS(coalescing{l}, "", "") }()
+	go func() { done <- srv.ServeTLS(corkable{l}, "", "") }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("API server on %s: %w", l.Addr(), err)
