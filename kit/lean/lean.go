@@ -12,9 +12,10 @@ import (
 )
 
 // Rest collects garbage and returns what is free to the system, together with the
-// pages of the program's own code and constants: most are used at the start and
-// never again, and the kernel keeps those that are still used in its cache, from
-// which they come back one by one at less than a microsecond each.
+// pages of the program's own code and constants and of files that it has mapped for
+// reading, such as the store's: most are used once and never again, and the kernel
+// keeps those that are still used in its cache, from which they come back one by one
+// at less than a microsecond each.
 func Rest() error {
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
@@ -28,11 +29,11 @@ func Rest() error {
 	defer f.Close()
 	s := bufio.NewScanner(f)
 	for s.Scan() {
-		start, end, ok := constant(s.Text(), exe)
+		start, end, ok := unchanged(s.Text(), exe)
 		if !ok {
 			continue
 		}
-		// madvise(2) as such: the mapping is the linker's, not a slice of ours.
+		// madvise(2) as such: the mapping is another's, not a slice of ours.
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, start, end-start, unix.MADV_DONTNEED); errno != 0 {
 			return fmt.Errorf("give back %x-%x: %w", start, end, errno)
 		}
@@ -40,12 +41,13 @@ func Rest() error {
 	return s.Err()
 }
 
-// constant reads a line of /proc/PID/maps; ok if it is a mapping of exe that cannot
-// have been written to, so that the file has all of it.
-func constant(line, exe string) (start, end uintptr, ok bool) {
+// unchanged reads a line of /proc/PID/maps; ok if it is a mapping of exe that cannot
+// have been written to, or of any file that is shared and only read, so that the file
+// has all of it.
+func unchanged(line, exe string) (start, end uintptr, ok bool) {
 	var perms, offset, device, inode string
 	if n, err := fmt.Sscanf(line, "%x-%x %s %s %s %s", &start, &end, &perms, &offset, &device, &inode); err != nil || n != 6 {
 		return 0, 0, false
 	}
-	return start, end, strings.HasSuffix(line, " "+exe) && !strings.Contains(perms, "w")
+	return start, end, perms == "r--s" || strings.HasSuffix(line, " "+exe) && !strings.Contains(perms, "w")
 }
