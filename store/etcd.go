@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -310,67 +309,39 @@ func (s *Etcd) Compact(ctx context.Context, revision int64) error {
 
 // Watch implements Store.
 func (s *Etcd) Watch(ctx context.Context, prefix string, revision int64) Watcher {
-	w := &etcdWatcher{ch: make(chan []Event, 16)}
 	if s.near != nil {
-		s.near.watch(ctx, w, prefix, revision)
-		return w
+		return s.near.watch(ctx, prefix, revision)
 	}
-	in := s.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(revision))
-	go w.run(ctx, in)
-	return w
+	ch := s.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(revision))
+	return &farWatcher{ctx: ctx, ch: ch}
 }
 
-type etcdWatcher struct {
-	ch  chan []Event
-	err atomic.Value
+// farWatcher is a watch of an etcd that runs elsewhere.
+type farWatcher struct {
+	ctx context.Context
+	ch  clientv3.WatchChan
 }
 
-func (w *etcdWatcher) Events() <-chan []Event { return w.ch }
-
-func (w *etcdWatcher) Err() error {
-	err, _ := w.err.Load().(error)
-	return err
-}
-
-func (w *etcdWatcher) run(ctx context.Context, in clientv3.WatchChan) {
-	defer close(w.ch)
-	for r := range in {
-		if err := r.Err(); err != nil {
-			if r.CompactRevision > 0 {
-				err = ErrCompacted
-			}
-			w.err.Store(err)
-			return
+// Next implements Watcher.
+func (w *farWatcher) Next() ([]Event, error) {
+	for {
+		r, ok := <-w.ch
+		switch {
+		case !ok && w.ctx.Err() != nil:
+			return nil, w.ctx.Err()
+		case !ok:
+			return nil, ErrClosed
+		case r.CompactRevision > 0:
+			return nil, ErrCompacted
+		case r.Err() != nil:
+			return nil, r.Err()
 		}
 		events := make([]Event, len(r.Events))
 		for i, e := range r.Events {
 			events[i] = Event{KV: fromPB(e.Kv), Deleted: e.Type == mvccpb.DELETE, Created: e.IsCreate()}
 		}
-		if !w.deliver(ctx, nil, events) {
-			return
+		if len(events) > 0 {
+			return events, nil
 		}
-	}
-	if err := ctx.Err(); err != nil {
-		w.err.Store(err)
-	} else {
-		w.err.Store(ErrClosed)
-	}
-}
-
-// deliver passes events on; false: nobody waits for them any more, or closing is
-// closed.
-func (w *etcdWatcher) deliver(ctx context.Context, closing <-chan struct{}, events []Event) bool {
-	if len(events) == 0 {
-		return true
-	}
-	select {
-	case w.ch <- events:
-		return true
-	case <-ctx.Done():
-		w.err.Store(ctx.Err())
-		return false
-	case <-closing:
-		w.err.Store(ErrClosed)
-		return false
 	}
 }

@@ -224,5 +224,10 @@ type memoryWatcher struct {
 	err error // written before ch is closed
 }
 
-func (w *memoryWatcher) Events() <-chan []Event { return w.ch }
-func (w *memoryWatcher) Err() error             { return w.err }
+// Next implements Watcher.
+func (w *memoryWatcher) Next() ([]Event, error) {
+	if batch, ok := <-w.ch; ok {
+		return batch, nil
+	}
+	return nil, w.err
+}

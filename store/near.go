@@ -61,47 +61,64 @@ func (n *near) get(ctx context.Context, key string) (*KV, error) {
 	return &kv, nil
 }
 
-// watch feeds w until ctx ends or the store is closed. It returns when etcd knows of
-// the watch: one that begins in the past waits for a clock of 100 ms, and every write
-// in between makes the present the past.
-func (n *near) watch(ctx context.Context, w *etcdWatcher, prefix string, revision int64) {
-	stream := n.kv.NewWatchStream()
-	if _, err := stream.Watch(clientv3.AutoWatchID, []byte(prefix), []byte(clientv3.GetPrefixRangeEnd(prefix)), revision); err != nil {
-		w.err.Store(fmt.Errorf("store: watch %s: %w", prefix, err))
-		stream.Close()
-		close(w.ch)
-		return
+// watch begins a watch, of which etcd knows when it returns: one that begins in the
+// past waits for a clock of 100 ms, and every write in between makes the present the
+// past.
+func (n *near) watch(ctx context.Context, prefix string, revision int64) *nearWatcher {
+	w := &nearWatcher{near: n, ctx: ctx, stream: n.kv.NewWatchStream()}
+	if _, err := w.stream.Watch(clientv3.AutoWatchID, []byte(prefix), []byte(clientv3.GetPrefixRangeEnd(prefix)), revision); err != nil {
+		w.err = fmt.Errorf("store: watch %s: %w", prefix, err)
 	}
-	go n.feed(ctx, w, stream)
+	w.forget = context.AfterFunc(ctx, w.stream.Close)
+	return w
 }
 
-func (n *near) feed(ctx context.Context, w *etcdWatcher, stream mvcc.WatchStream) {
-	defer close(w.ch)
-	defer stream.Close()
+type nearWatcher struct {
+	near   *near
+	ctx    context.Context
+	stream mvcc.WatchStream
+	forget func() bool // what would close the stream when ctx ends
+	err    error       // how the watch ended
+}
+
+// Next implements Watcher.
+func (w *nearWatcher) Next() ([]Event, error) {
+	if w.err == nil {
+		events, err := w.receive()
+		if err == nil {
+			return events, nil
+		}
+		w.err = err
+	}
+	if w.forget() {
+		w.stream.Close()
+	}
+	return nil, w.err
+}
+
+func (w *nearWatcher) receive() ([]Event, error) {
 	for {
 		select {
-		case <-ctx.Done():
-			w.err.Store(ctx.Err())
-			return
-		case <-n.closing:
-			w.err.Store(ErrClosed)
-			return
-		case r, ok := <-stream.Chan():
-			if !ok {
-				w.err.Store(ErrClosed)
-				return
-			}
-			if r.CompactRevision > 0 {
-				w.err.Store(ErrCompacted)
-				return
+		case <-w.ctx.Done():
+			return nil, w.ctx.Err()
+		case <-w.near.closing:
+			return nil, ErrClosed
+		case r, ok := <-w.stream.Chan():
+			switch {
+			case !ok && w.ctx.Err() != nil:
+				return nil, w.ctx.Err()
+			case !ok:
+				return nil, ErrClosed
+			case r.CompactRevision > 0:
+				return nil, ErrCompacted
 			}
 			events := make([]Event, len(r.Events))
 			for i := range r.Events {
 				e := &r.Events[i]
 				events[i] = Event{KV: fromPB(e.Kv), Deleted: e.Type == mvccpb.DELETE, Created: e.Kv.CreateRevision == e.Kv.ModRevision}
 			}
-			if !w.deliver(ctx, n.closing, events) {
-				return
+			if len(events) > 0 {
+				return events, nil
 			}
 		}
 	}

@@ -80,12 +80,12 @@ type WriteResult struct {
 	Current *KV
 }
 
-// Watcher delivers changes. Events arrive in batches; a batch holds whole
-// revisions in ascending order. The channel is closed when the watch ends; Err
-// then tells why (ErrCompacted, a context error, a transport error).
+// Watcher delivers changes.
 type Watcher interface {
-	Events() <-chan []Event
-	Err() error
+	// Next waits for the next batch of changes: whole revisions in ascending order. An
+	// error is how the watch ended: ErrCompacted, ErrClosed, that of its context or of
+	// the transport. One goroutine at a time may call it.
+	Next() ([]Event, error)
 }
 
 // Store is the contract. All methods may be called concurrently. A returned

@@ -21,32 +21,23 @@ type lagging struct {
 }
 
 func (l *lagging) Watch(ctx context.Context, prefix string, revision int64) store.Watcher {
-	in := l.Store.Watch(ctx, prefix, revision)
-	w := &lateWatcher{Watcher: in, ch: make(chan []store.Event)}
-	go func() {
-		defer close(w.ch)
-		for events := range in.Events() {
-			select {
-			case <-l.held:
-				<-l.held
-			default:
-			}
-			select {
-			case w.ch <- events:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return w
+	return &lateWatcher{l.Store.Watch(ctx, prefix, revision), l}
 }
 
 type lateWatcher struct {
 	store.Watcher
-	ch chan []store.Event
+	l *lagging
 }
 
-func (w *lateWatcher) Events() <-chan []store.Event { return w.ch }
+func (w *lateWatcher) Next() ([]store.Event, error) {
+	events, err := w.Watcher.Next()
+	select {
+	case <-w.l.held:
+		<-w.l.held
+	default:
+	}
+	return events, err
+}
 
 // Whoever is told that an object exists finds it: a create is refused only after
 // reads show why.

@@ -217,7 +217,10 @@ func (c *Cache) push(ev *Event, now time.Time) {
 	}
 	c.ring = append(c.ring, ev)
 	if len(c.ring) > minRing {
-		c.hub.long.Store(true)
+		select {
+		case c.hub.grown <- struct{}{}:
+		default: // the hub knows
+		}
 	}
 }
 

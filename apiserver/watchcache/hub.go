@@ -34,7 +34,7 @@ type Hub struct {
 	caches   atomic.Pointer[map[string]*Cache] // by storage; replaced, never changed
 	dynamic  sync.Mutex                        // held while caches are added or removed
 	detector *detector                         // nil: off
-	long     atomic.Bool                       // a cache holds more than minRing events; set by apply
+	grown    chan struct{}                     // has a value if a cache holds more than minRing events
 
 	// Of the time before Run: the state was read as it was at since, and past are the
 	// later changes of keys that had no cache; kinds attached now have their history.
@@ -57,7 +57,7 @@ type waiter struct {
 // mutated, if set, is told about shared objects that somebody has changed, and
 // what of them; it costs an encoding for each write.
 func Open(ctx context.Context, s store.Store, kinds []*kind.Kind, decode Decoder, mutated func(key, change string), now func() time.Time, log *slog.Logger) (*Hub, error) {
-	h := &Hub{store: s, decode: decode, now: now, log: log, pending: map[string]*Pending{}}
+	h := &Hub{store: s, decode: decode, now: now, log: log, pending: map[string]*Pending{}, grown: make(chan struct{}, 1)}
 	if mutated != nil {
 		h.detector = newDetector(mutated)
 	}
@@ -138,9 +138,9 @@ func (h *Hub) replay(ctx context.Context, revision int64) error {
 	}
 	w := h.store.Watch(ctx, Prefix, h.Revision()+1)
 	for h.Revision() < revision {
-		batch, ok := <-w.Events()
-		if !ok {
-			return fmt.Errorf("read the latest changes: %w", w.Err())
+		batch, err := w.Next()
+		if err != nil {
+			return fmt.Errorf("read the latest changes: %w", err)
 		}
 		for _, e := range batch {
 			if c, _ := h.split(e.Key); c == nil {
@@ -262,13 +262,17 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.dynamic.Lock()
 	h.past = nil
 	h.dynamic.Unlock()
+	var forgetting sync.WaitGroup
+	defer forgetting.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	forgetting.Go(func() { h.forget(ctx) })
 	for ctx.Err() == nil {
-		w := h.store.Watch(ctx, Prefix, h.Revision()+1)
-		h.follow(w)
-		if ctx.Err() != nil || errors.Is(w.Err(), store.ErrClosed) {
+		err := h.follow(h.store.Watch(ctx, Prefix, h.Revision()+1))
+		if ctx.Err() != nil || errors.Is(err, store.ErrClosed) {
 			break
 		}
-		h.log.Warn("watch of the store ended; reading the state again", "error", w.Err())
+		h.log.Warn("watch of the store ended; reading the state again", "error", err)
 		if err := h.load(ctx, 0); err != nil && ctx.Err() == nil {
 			h.log.Error("state not read; trying again", "error", err)
 			select {
@@ -280,29 +284,39 @@ func (h *Hub) Run(ctx context.Context) error {
 	return nil
 }
 
-// follow applies a watch's events until it ends, and has the caches forget what
-// has aged: the timer runs only while there is something to forget.
-func (h *Hub) follow(w store.Watcher) {
-	var aged <-chan time.Time
+// follow applies a watch's events until it ends, and tells why.
+func (h *Hub) follow(w store.Watcher) error {
+	for {
+		batch, err := w.Next()
+		if err != nil {
+			return err
+		}
+		h.batch(batch)
+	}
+}
+
+// forget has the caches forget what has aged, until ctx ends. It sleeps while there is
+// nothing to forget.
+func (h *Hub) forget(ctx context.Context) {
 	dropped := 0
 	for {
-		if aged == nil && h.long.Load() {
-			aged = time.After(trimPause)
-		}
 		select {
-		case batch, ok := <-w.Events():
-			if !ok {
+		case <-ctx.Done():
+			return
+		case <-h.grown:
+		}
+		for pause := trimPause; pause > 0; {
+			select {
+			case <-ctx.Done():
 				return
+			case <-time.After(pause):
 			}
-			h.batch(batch)
-		case <-aged:
 			n, next := h.trim()
 			dropped += n
-			aged = nil
-			if wait := max(next.Sub(h.now()), trimPause); !next.IsZero() {
-				aged = time.After(wait)
+			if pause = 0; !next.IsZero() {
+				pause = max(next.Sub(h.now()), trimPause)
 			}
-			if dropped >= muchPast && (aged == nil || n == 0) {
+			if dropped >= muchPast && (pause == 0 || n == 0) {
 				// Most of the heap may just have become garbage, and at rest the
 				// next collection is minutes away.
 				if err := lean.Rest(); err != nil {
@@ -317,7 +331,10 @@ func (h *Hub) follow(w store.Watcher) {
 // trim has every cache forget what has aged. It tells how many events that were,
 // and when the next one ages.
 func (h *Hub) trim() (dropped int, next time.Time) {
-	h.long.Store(false)
+	select {
+	case <-h.grown: // later growth is told anew
+	default:
+	}
 	for _, c := range h.byStorage() {
 		n, at := c.trim(h.now())
 		dropped += n

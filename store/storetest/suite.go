@@ -85,13 +85,22 @@ func collect(t *testing.T, w store.Watcher, n int) []store.Event {
 	t.Helper()
 	var out []store.Event
 	for len(out) < n {
-		batch, ok := <-w.Events()
-		if !ok {
-			t.Fatalf("watch ended after %d of %d events: %v", len(out), n, w.Err())
+		batch, err := w.Next()
+		if err != nil {
+			t.Fatalf("watch ended after %d of %d events: %v", len(out), n, err)
 		}
 		out = append(out, batch...)
 	}
 	return out
+}
+
+// end reads a watch until it ends and tells why.
+func end(w store.Watcher) error {
+	for {
+		if _, err := w.Next(); err != nil {
+			return err
+		}
+	}
 }
 
 func watchOrder(t *testing.T, s store.Store) {
@@ -118,10 +127,8 @@ func watchOrder(t *testing.T, s store.Store) {
 		}
 	}
 	cancel()
-	for range w.Events() {
-	}
-	if !errors.Is(w.Err(), context.Canceled) {
-		t.Errorf("cancelled watch ended with %v", w.Err())
+	if err := end(w); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled watch ended with %v", err)
 	}
 }
 
@@ -156,10 +163,8 @@ func compaction(t *testing.T, s store.Store) {
 		t.Fatalf("current values after compaction: %+v, %v", r, err)
 	}
 	w := s.Watch(ctx, "/c/", a)
-	for range w.Events() {
-	}
-	if !errors.Is(w.Err(), store.ErrCompacted) {
-		t.Fatalf("watch of a compacted revision ended with %v", w.Err())
+	if err := end(w); !errors.Is(err, store.ErrCompacted) {
+		t.Fatalf("watch of a compacted revision ended with %v", err)
 	}
 }
 
