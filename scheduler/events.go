@@ -2,8 +2,8 @@ package scheduler
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/client"
 )
 
@@ -14,7 +14,7 @@ func (s *Scheduler) onNode(ev client.Event) {
 		return
 	}
 	old := s.snapshot.Node(node.Name)
-	if old != nil && equality.Semantic.DeepEqual(old.Status.Images, node.Status.Images) && sameNode(old, node) {
+	if old != nil && check.Same(old.Status.Images, node.Status.Images) && sameNode(old, node) {
 		return // a heartbeat
 	}
 	s.snapshot.SetNode(node)
@@ -25,8 +25,8 @@ func (s *Scheduler) onNode(ev client.Event) {
 
 // sameNode tells whether two states of a node take the same pods.
 func sameNode(a, b *corev1.Node) bool {
-	return a.Spec.Unschedulable == b.Spec.Unschedulable && equality.Semantic.DeepEqual(a.Spec.Taints, b.Spec.Taints) &&
-		equality.Semantic.DeepEqual(a.Labels, b.Labels) && equality.Semantic.DeepEqual(a.Status.Allocatable, b.Status.Allocatable)
+	return a.Spec.Unschedulable == b.Spec.Unschedulable && check.Same(a.Spec.Taints, b.Spec.Taints) &&
+		check.Same(a.Labels, b.Labels) && check.Same(a.Status.Allocatable, b.Status.Allocatable)
 }
 
 func (s *Scheduler) onNamespace(ev client.Event) {
@@ -57,7 +57,7 @@ func (s *Scheduler) onPod(ev client.Event) {
 		had := s.snapshot.NodeOf(pod.UID)
 		s.snapshot.AddPod(pod, pod.Spec.NodeName)
 		// A new or relabelled pod can satisfy another's affinity.
-		if had == "" || (ev.Old != nil && !equality.Semantic.DeepEqual(ev.Old.GetLabels(), pod.Labels)) {
+		if had == "" || (ev.Old != nil && !check.Same(ev.Old.GetLabels(), pod.Labels)) {
 			s.queue.wake(s.Clock.Now())
 		}
 	case pod.Spec.SchedulerName != s.Name && (pod.Spec.SchedulerName != "" || s.Name != corev1.DefaultSchedulerName):
@@ -73,7 +73,7 @@ func (s *Scheduler) enqueue(ev client.Event, pod *corev1.Pod) {
 	known := s.queue.all[pod.UID] != nil
 	w := s.queue.set(pod)
 	old, _ := ev.Old.(*corev1.Pod)
-	changed := old == nil || !equality.Semantic.DeepEqual(old.Spec, pod.Spec) || !equality.Semantic.DeepEqual(old.Labels, pod.Labels)
+	changed := old == nil || !check.Same(old.Spec, pod.Spec) || !check.Same(old.Labels, pod.Labels)
 	switch {
 	case gated(pod):
 		s.gate(w)

@@ -17,13 +17,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/utils/clock"
 
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/client"
 	"knarr.dev/knarr/cri"
 )
@@ -338,7 +338,7 @@ func changed(a, b corev1.NodeStatus) bool {
 			s.Conditions[i].LastHeartbeatTime = metav1.Time{}
 		}
 	}
-	return !equality.Semantic.DeepEqual(a, b)
+	return !check.Same(a, b)
 }
 
 func (r *Reporter) patch(ctx context.Context, have *corev1.Node, status corev1.NodeStatus) (*corev1.Node, error) {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,6 +17,7 @@ import (
 
 	"knarr.dev/knarr/agent/podspec"
 	"knarr.dev/knarr/agent/status"
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/client"
 )
 
@@ -69,7 +69,7 @@ func (a *Actor) basis() *corev1.Pod {
 // tolerated tells whether the API's status differs from want by what somebody else
 // wrote alone, which is corrected only after a while.
 func (a *Actor) tolerated(want corev1.PodStatus) bool {
-	if a.static || a.told == nil || a.stopping || !equality.Semantic.DeepEqual(want, a.basis().Status) {
+	if a.static || a.told == nil || a.stopping || !check.Same(want, a.basis().Status) {
 		return false
 	}
 	if a.foreign.IsZero() {
@@ -123,7 +123,7 @@ func (a *Actor) writeStatus() {
 	if a.gone || shown == nil || a.tasks["status"] != nil {
 		return
 	}
-	if equality.Semantic.DeepEqual(want, shown.Status) {
+	if check.Same(want, shown.Status) {
 		a.acked, a.foreign = true, time.Time{}
 		return
 	}

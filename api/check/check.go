@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/api/validation/path"
@@ -163,9 +162,6 @@ func percent(v *intstr.IntOrString) (int, bool) {
 func Immutable(at *field.Path, value, old any) Errors {
 	return apivalidation.ValidateImmutableField(value, old, at)
 }
-
-// Same tells whether two values mean the same.
-func Same(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
 
 // Selector checks a label selector.
 func Selector(at *field.Path, s *metav1.LabelSelector) Errors {

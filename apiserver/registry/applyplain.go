@@ -6,10 +6,10 @@ import (
 	"reflect"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/codec"
 )
@@ -124,7 +124,7 @@ func (p *plainApply) learn(r *Registry, key [sha256.Size]byte, before []metav1.M
 		r.default_(p.q.Resource.hub, obj)
 		obj.SetManagedFields(nil)
 	}
-	if equality.Semantic.DeepEqual(a, b) {
+	if check.Same(a, b) {
 		r.ownerships.keep(key, o)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -18,6 +17,7 @@ import (
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
+	"knarr.dev/knarr/api/check"
 	"knarr.dev/knarr/api/kind"
 	"knarr.dev/knarr/apiserver/watchcache"
 )
@@ -187,7 +187,7 @@ func contentChanged(a, b kind.Object, statusApart bool) bool {
 		return key == "metadata" || key == "apiVersion" || key == "kind" || statusApart && key == "status"
 	}
 	for key, v := range x.Object {
-		if !skip(key) && !equality.Semantic.DeepEqual(v, y.Object[key]) {
+		if !skip(key) && !check.Same(v, y.Object[key]) {
 			return true
 		}
 	}

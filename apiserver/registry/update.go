@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -207,7 +206,7 @@ func dedupOwners(q *Request, obj kind.Object) {
 	}
 	var kept []metav1.OwnerReference
 	for _, o := range owners {
-		if slices.ContainsFunc(kept, func(k metav1.OwnerReference) bool { return equality.Semantic.DeepEqual(k, o) }) {
+		if slices.ContainsFunc(kept, func(k metav1.OwnerReference) bool { return check.Same(k, o) }) {
 			q.warn(fmt.Sprintf(".metadata.ownerReferences names the owner with the UID %s twice; it is kept once", o.UID))
 			continue
 		}
@@ -245,7 +244,7 @@ func desiredChanged(res *Resource, a, b kind.Object) bool {
 		case "TypeMeta", "ObjectMeta", "Status":
 			continue
 		}
-		if !equality.Semantic.DeepEqual(x.Field(i).Interface(), y.Field(i).Interface()) {
+		if !check.Same(x.Field(i).Interface(), y.Field(i).Interface()) {
 			return true
 		}
 	}
@@ -264,7 +263,7 @@ func unchanged(obj, old kind.Object) bool {
 	rv := obj.GetResourceVersion()
 	obj.SetManagedFields(theirs)
 	obj.SetResourceVersion(old.GetResourceVersion())
-	same := equality.Semantic.DeepEqual(obj, old)
+	same := check.Same(obj, old)
 	obj.SetManagedFields(mine)
 	obj.SetResourceVersion(rv)
 	return same
@@ -286,7 +285,7 @@ func (r *Registry) validateChange(ctx context.Context, q *Request, obj, old kind
 	if newMeta.ResourceVersion == "" {
 		newMeta.ResourceVersion = oldMeta.ResourceVersion
 	}
-	errs := validation.ValidateObjectMetaUpdate(newMeta, oldMeta, field.NewPath("metadata"))
+	errs := validation.ValidateObjectMetaUpdate(newMeta, oldMeta, metadataPath)
 	newMeta.ResourceVersion = oldVersion
 	errs = append(errs, checkNewNames(res, newMeta, oldMeta)...)
 	switch {
@@ -320,7 +319,7 @@ func (r *Registry) validateChange(ctx context.Context, q *Request, obj, old kind
 // has changed.
 func checkNewNames(res *Resource, obj, old *metav1.ObjectMeta) field.ErrorList {
 	var errs field.ErrorList
-	at := field.NewPath("metadata")
+	at := metadataPath
 	if obj.GenerateName != old.GenerateName && obj.GenerateName != "" {
 		for _, msg := range res.validName(obj.GenerateName, true) {
 			errs = append(errs, field.Invalid(at.Child("generateName"), obj.GenerateName, msg))
