@@ -19,26 +19,38 @@ const (
 	calm = 2
 )
 
-// Shares of the live heap by which the heap may grow between two collections.
+// Shares of the live heap, in percent, by which the heap may grow between two collections.
 const (
 	atRest   = 100 // as Go's own
 	whenBusy = 200 // collecting takes an eighth of a write's time at 100
+	// large is the live heap in bytes from which it is at rest's also in a busy time:
+	// collections are rare then, and twice as much again is too much to take.
+	large = 128 << 20
 )
+
+// growth is by how much the heap may grow.
+func growth(busy bool, live uint64) (percent int) {
+	if busy && live < large {
+		return whenBusy
+	}
+	return atRest
+}
 
 // Keep gives memory back whenever a busy time is over, of which the start is the
 // first, and lets the heap grow further while one lasts, until ctx ends. The
 // environment's GOGC, if there is one, is obeyed.
 func Keep(ctx context.Context, log *slog.Logger) {
-	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
 	metrics.Read(sample)
 	p := pace{busy: true, seen: sample[0].Value.Uint64()}
 	fixed := os.Getenv("GOGC") != ""
-	if !fixed {
-		debug.SetGCPercent(whenBusy)
-	}
 	t := time.NewTicker(interval)
 	defer t.Stop()
-	for {
+	for percent := 0; ; {
+		if now := growth(p.busy, sample[1].Value.Uint64()); now != percent && !fixed {
+			percent = now
+			debug.SetGCPercent(percent)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -47,17 +59,7 @@ func Keep(ctx context.Context, log *slog.Logger) {
 		metrics.Read(sample)
 		before := p.busy
 		p.next(sample[0].Value.Uint64())
-		if p.busy == before {
-			continue
-		}
-		percent := atRest
-		if p.busy {
-			percent = whenBusy
-		}
-		if !fixed {
-			debug.SetGCPercent(percent)
-		}
-		if p.busy {
+		if !before || p.busy {
 			continue
 		}
 		if err := Rest(); err != nil {

@@ -25,3 +25,15 @@ func TestPace(t *testing.T) {
 		}
 	}
 }
+
+func TestGrowth(t *testing.T) {
+	for _, c := range []struct {
+		busy bool
+		live uint64
+		want int
+	}{{true, 0, whenBusy}, {true, large - 1, whenBusy}, {true, large, atRest}, {false, 0, atRest}, {false, large, atRest}} {
+		if got := growth(c.busy, c.live); got != c.want {
+			t.Errorf("busy %v, %d bytes: %d %%, want %d %%", c.busy, c.live, got, c.want)
+		}
+	}
+}
