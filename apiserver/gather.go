@@ -36,7 +36,7 @@ func serveHTTP2(srv *http.Server) error {
 		return fmt.Errorf("HTTP/2: %w", err)
 	}
 	srv.TLSNextProto[http2.NextProtoTLS] = func(srv *http.Server, c *tls.Conn, h http.Handler) {
-		ctx := context.Background()
+		var ctx context.Context                                          // nil is as good as none
 		if b, ok := h.(interface{ BaseContext() context.Context }); ok { // how net/http passes it on
 			ctx = b.BaseContext()
 		}

@@ -322,15 +322,21 @@ type farWatcher struct {
 	ch  clientv3.WatchChan
 }
 
+// ended is why a watch gives no more events: its context, or else the store, ended.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return ErrClosed
+}
+
 // Next implements Watcher.
 func (w *farWatcher) Next() ([]Event, error) {
 	for {
 		r, ok := <-w.ch
 		switch {
-		case !ok && w.ctx.Err() != nil:
-			return nil, w.ctx.Err()
 		case !ok:
-			return nil, ErrClosed
+			return nil, ended(w.ctx)
 		case r.CompactRevision > 0:
 			return nil, ErrCompacted
 		case r.Err() != nil:

@@ -35,7 +35,7 @@ const limit = 8 << 30
 func (n *near) full() bool { return n.e.Backend().SizeInUse() > n.limit }
 
 // txn asks etcd itself: its RPC layer checks what transaction never gets wrong. One
-// that has begun is waited for, for as long as etcd's own limit of a few seconds, also
+// that has begun is waited for, for as long as etcd's own limit of fifteen seconds, also
 // if ctx ends: it cannot be taken back.
 func (n *near) txn(ctx context.Context, t *pb.TxnRequest) (*pb.TxnResponse, error) {
 	if err := ctx.Err(); err != nil {
@@ -105,10 +105,8 @@ func (w *nearWatcher) receive() ([]Event, error) {
 			return nil, ErrClosed
 		case r, ok := <-w.stream.Chan():
 			switch {
-			case !ok && w.ctx.Err() != nil:
-				return nil, w.ctx.Err()
 			case !ok:
-				return nil, ErrClosed
+				return nil, ended(w.ctx)
 			case r.CompactRevision > 0:
 				return nil, ErrCompacted
 			}
